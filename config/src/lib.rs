@@ -1,0 +1,212 @@
+//! Turns text into a checked [`Config`].
+//!
+//! This crate reads TOML and environment overrides, and reports *every* fault of a file in one run, each with
+//! file, line, column, the offending text and a hint. It knows nothing of sockets, async or any runtime type:
+//! addresses stay `SocketAddr`, times are `Duration`, and nothing is opened except the files that the text names
+//! as holding a secret.
+//!
+//! One struct mirrors what the program believes ([`Config`]); the file's form exists only in [`read`].
+
+mod fault;
+mod read;
+mod source;
+
+pub use fault::{Fault, Faults};
+pub use source::Environment;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the program believes after every check has passed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub log: Log,
+    pub snapshot: Snapshot,
+    pub recall: Recall,
+    pub limits: Limits,
+    /// By name, as `[providers.NAME]`.
+    pub providers: BTreeMap<String, Provider>,
+    /// By name, as `[routes.NAME]`; the name is what a client gives as `model`. [`WILDCARD`] serves every model
+    /// that no route names, and every `/v1` path that names no model.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// The route that serves what no other route names.
+pub const WILDCARD: &str = "*";
+
+/// Listeners and the limits of what a client may send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Public listener: `/v1`, `/healthz`.
+    pub listen: SocketAddr,
+    /// Admin listener: `/metrics`, `/readyz`. Always loopback (checked), as it has no credentials yet.
+    pub admin_listen: SocketAddr,
+    /// Threads that serve requests; 0 in the file means one per core and arrives here as 0.
+    pub worker_threads: usize,
+    /// Largest request body in bytes; above it 413.
+    pub max_body_bytes: usize,
+    /// Longest wait for a request's head once a connection is open.
+    pub header_timeout: Duration,
+    /// Longest silence while a client sends its body.
+    pub body_timeout: Duration,
+    /// Longest that a single write to a client may block; bounds a client that does not read.
+    pub write_timeout: Duration,
+    /// How long an idle client connection is kept.
+    pub keepalive_timeout: Duration,
+    /// How long running exchanges get to finish at shutdown.
+    pub drain_timeout: Duration,
+    /// TLS on the public listener.
+    pub tls: Option<Tls>,
+}
+
+/// PEM files of the public listener's certificate chain and key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Where the edge finds its snapshots and whom it believes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// A `file:///absolute/path` URL; `None` = `objects` in the data folder.
+    pub location: Option<String>,
+    pub poll_interval: Duration,
+    /// Older snapshots admit nobody, or a revocation would never arrive offline.
+    pub max_snapshot_age: Duration,
+    /// Ed25519 public keys; empty = the `publisher.pub` of the data folder.
+    pub trusted_keys: Vec<[u8; 32]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recall {
+    pub cache_max_bytes: u64,
+    pub cache_time_to_live: Duration,
+    /// A query is the last user turn, cut to this many characters.
+    pub query_max_characters: usize,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// For keys that state none of their own. At least 1.
+    pub requests_per_minute: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    pub kind: ProviderKind,
+    /// Scheme, host, port and path prefix, without a trailing slash. `None` only for `mock`: the address of the
+    /// built-in provider, known once it listens.
+    pub base_url: Option<BaseUrl>,
+    /// Read from `api_key_env` or `api_key_file`; replaces the caller's credentials. `None` sends none.
+    pub api_key: Option<Secret>,
+    pub connect_timeout: Duration,
+    /// From the request being sent to the response header.
+    pub header_timeout: Duration,
+    /// Between two reads of the answer's body.
+    pub idle_timeout: Duration,
+    /// The whole exchange with the provider.
+    pub total_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// Anything that speaks OpenAI's dialect.
+    OpenAi,
+    /// The built-in provider, in the same process.
+    Mock,
+}
+
+/// `http(s)://host[:port][/prefix]`, taken apart and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl {
+    pub tls: bool,
+    /// Never empty, so never an empty TLS server name.
+    pub host: String,
+    pub port: u16,
+    /// `""` or `/v1`: begins with a slash, does not end with one.
+    pub prefix: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// A key of [`Config::providers`] (checked).
+    pub provider: String,
+    /// The provider's model; `None` keeps what the client named.
+    pub model: Option<String>,
+    /// Alias of the managed prompt.
+    pub prompt: Option<String>,
+    pub environment: String,
+    pub collections: Vec<String>,
+    /// Most tokens of retrieved context.
+    pub context_tokens: usize,
+    /// Kinds of personal data that are replaced; empty = scrubbing is off.
+    pub scrub: Vec<ScrubKind>,
+    /// Content part types (`image_url`, `input_audio`, `file`) that may leave unread although scrubbing is on.
+    pub unscrubbable_parts: Vec<String>,
+    /// Path prefixes whose bodies may leave unread although scrubbing is on.
+    pub unscrubbable_paths: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ScrubKind {
+    Email,
+    Phone,
+    CreditCard,
+}
+
+/// A value that never prints itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(value: String) -> Secret {
+        Secret(value)
+    }
+    /// The value; call it only where the bytes leave for their owner.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl Config {
+    /// Reads `path` and the overrides in `environment`; reports every fault at once.
+    pub fn load(path: &Path, environment: &Environment) -> Result<Config, Faults> {
+        source::load(path, environment)
+    }
+
+    /// The same for text already in memory; `name` stands for the file in messages.
+    pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Config, Faults> {
+        read::read(name, text, environment)
+    }
+}

