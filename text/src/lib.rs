@@ -1,1 +1,16 @@
+//! What is done with text, the same at the edge and in the store: analysing it into search terms, cutting it into
+//! chunks, counting its tokens, embedding it, and rendering templates.
+//!
+//! It knows no tenants and opens no files: its model is part of the binary.
 
+mod analyse;
+mod chunk;
+mod count;
+mod embed;
+mod render;
+
+pub use analyse::{analyser, terms, ANALYSER_ID};
+pub use chunk::{chunk, Chunk};
+pub use count::{count_tokens, warm as warm_token_counter, ENCODING};
+pub use embed::{EmbedError, Embedder};
+pub use render::{Message, RenderError, Template, TemplateError, Variables};

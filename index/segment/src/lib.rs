@@ -1,1 +1,48 @@
+//! What a publisher writes and an edge maps: formats, hashes, signatures, memory maps.
+//!
+//! The workspace's only `unsafe` is here, in [`Mapped`]. This crate knows nothing of queries, ranking or networks.
+//! The formats are drawn byte by byte in `docs/formats.md`.
 
+mod archive;
+mod manifest;
+mod passages;
+mod registry;
+
+pub use archive::{encode, Archived, FormatError, Mapped};
+pub use manifest::{CollectionEntry, FileEntry, Manifest, ManifestError, ObjectRef, SegmentEntry, MANIFEST_FORMAT};
+pub use passages::{ArchivedPassage, Passage, Passages};
+pub use registry::{ArchivedKey, ArchivedPrompt, ArchivedTenant, Key, Prompt, PromptMessage, Registry, Tenant, Variable};
+
+pub use ed25519_dalek::{SigningKey, VerifyingKey};
+
+/// The name of an object: the BLAKE3 hash of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectHash(pub [u8; 32]);
+
+impl ObjectHash {
+    pub fn of(bytes: &[u8]) -> ObjectHash {
+        ObjectHash(*blake3::hash(bytes).as_bytes())
+    }
+
+    pub fn to_hex(self) -> String {
+        hex::encode(self.0)
+    }
+
+    pub fn of_hex(text: &str) -> Option<ObjectHash> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        Some(ObjectHash(bytes))
+    }
+}
+
+impl std::fmt::Display for ObjectHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+impl std::fmt::Debug for ObjectHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,69 @@
+//! The names that a configuration may use.
+//!
+//! They stand in one list, apart from the code that reads them, because three others need them as well: the hint
+//! for a misspelled key, the hint for a key in the wrong table, and the decision which part of a broken line is
+//! harmless enough to be quoted.
+
+pub(crate) const ROOT: &[&str] = &["server", "log", "snapshot", "recall", "limits", "providers", "routes"];
+
+pub(crate) const SERVER: &[&str] = &[
+    "listen",
+    "admin_listen",
+    "worker_threads",
+    "max_body_bytes",
+    "header_timeout_seconds",
+    "body_timeout_seconds",
+    "write_timeout_seconds",
+    "keepalive_timeout_seconds",
+    "drain_timeout_seconds",
+    "tls_certificate_file",
+    "tls_key_file",
+];
+
+pub(crate) const LOG: &[&str] = &["level", "format"];
+
+pub(crate) const SNAPSHOT: &[&str] =
+    &["location", "poll_interval_milliseconds", "max_snapshot_age_seconds", "trusted_keys"];
+
+pub(crate) const RECALL: &[&str] = &["cache_max_bytes", "cache_time_to_live_seconds", "query_max_characters"];
+
+pub(crate) const LIMITS: &[&str] = &["requests_per_minute"];
+
+pub(crate) const PROVIDER: &[&str] = &[
+    "kind",
+    "base_url",
+    "api_key_env",
+    "api_key_file",
+    "connect_timeout_milliseconds",
+    "header_timeout_seconds",
+    "idle_timeout_seconds",
+    "total_timeout_seconds",
+];
+
+pub(crate) const ROUTE: &[&str] = &[
+    "provider",
+    "model",
+    "prompt",
+    "environment",
+    "collections",
+    "context_tokens",
+    "scrub",
+    "unscrubbable_parts",
+    "unscrubbable_paths",
+];
+
+/// Every table that holds values, as it is written in a header.
+pub(crate) const TABLES: &[(&str, &[&str])] = &[
+    ("server", SERVER),
+    ("log", LOG),
+    ("snapshot", SNAPSHOT),
+    ("recall", RECALL),
+    ("limits", LIMITS),
+    ("providers.NAME", PROVIDER),
+    ("routes.NAME", ROUTE),
+];
+
+/// The first table that has this key.
+pub(crate) fn home_of(key: &str) -> Option<&'static str> {
+    TABLES.iter().find(|(_, keys)| keys.contains(&key)).map(|(table, _)| *table)
+}
