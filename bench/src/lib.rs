@@ -1,1 +1,9 @@
+//! What Sluice is measured with: a scripted mock provider, a load generator, a bare reference proxy and the
+//! journey benchmark that puts them together.
+//!
+//! It drives the built binary from outside and knows none of Sluice's private items; a measurement that reaches
+//! inside would not say what a user sees.
 
+#![deny(clippy::expect_used, clippy::panic)]
+
+pub mod mock;

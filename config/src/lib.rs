@@ -8,8 +8,15 @@
 //! One struct mirrors what the program believes ([`Config`]); the file's form exists only in [`read`].
 
 mod fault;
+mod hint;
+mod mask;
+mod origin;
+mod overrides;
 mod read;
+mod report;
+mod schema;
 mod source;
+mod syntax;
 
 pub use fault::{Fault, Faults};
 pub use source::Environment;
@@ -145,7 +152,7 @@ pub enum ProviderKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
     pub tls: bool,
-    /// Never empty, so never an empty TLS server name.
+    /// Never empty, so never an empty TLS server name. Lower case; an IPv6 address stands here without brackets.
     pub host: String,
     pub port: u16,
     /// `""` or `/v1`: begins with a slash, does not end with one.

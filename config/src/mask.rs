@@ -12,7 +12,16 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 /// Words in a key's name that announce a secret.
-const SECRET_WORDS: &[&str] = &["key", "secret", "token", "password", "passwd", "credential", "auth", "bearer"];
+const SECRET_WORDS: &[&str] = &[
+    "key",
+    "secret",
+    "token",
+    "password",
+    "passwd",
+    "credential",
+    "auth",
+    "bearer",
+];
 
 /// The longest text that a public key in hexadecimal digits can have; a longer one may hold the private half.
 const PUBLIC_KEY_DIGITS: usize = 64;
@@ -23,29 +32,42 @@ pub(crate) fn names_secret(key: &str) -> bool {
     SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
-/// Whether a text may be the secret itself rather than the name of its place.
+/// Whether a text may be the secret itself rather than the path of its file.
 pub(crate) fn looks_secret(text: &str) -> bool {
-    let names_a_path = text.contains(['/', '.', '\\']);
-    text.starts_with("sk-") || text.contains([' ', '\n']) || (!names_a_path && text.len() >= 20)
+    let ending = text.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let has_ending =
+        (1..=8).contains(&ending.len()) && ending.chars().all(|c| c.is_ascii_lowercase());
+    text.starts_with("sk-") || text.contains(' ') || !(has_ending || text.contains('/'))
 }
 
 /// Whether a text follows the convention for names of environment variables, which no usual secret does.
 pub(crate) fn is_variable_name(text: &str) -> bool {
     let mut characters = text.chars();
-    characters.next().is_some_and(|first| first.is_ascii_uppercase() || first == '_')
+    characters
+        .next()
+        .is_some_and(|first| first.is_ascii_uppercase() || first == '_')
         && characters.all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// The parts of a known key's value that must not be shown.
-pub(crate) fn in_known(key: &str, value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
+pub(crate) fn in_known(
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    origins: &Origins<'_>,
+    masks: &mut Vec<Span>,
+) {
     match (key, value.get_ref()) {
         ("trusted_keys", DeValue::Array(elements)) => {
-            elements.iter().for_each(|element| in_known(key, element, origins, masks));
+            elements
+                .iter()
+                .for_each(|element| in_known(key, element, origins, masks));
         }
         ("trusted_keys", DeValue::String(text)) if text.len() > PUBLIC_KEY_DIGITS => {
             everything(value, origins, masks);
         }
-        ("api_key_env", DeValue::String(text)) if !is_variable_name(text) => everything(value, origins, masks),
+        ("api_key_env", DeValue::String(text)) if !is_variable_name(text) => {
+            everything(value, origins, masks)
+        }
         ("api_key_file" | "tls_key_file", DeValue::String(text)) if looks_secret(text) => {
             everything(value, origins, masks);
         }
@@ -58,7 +80,9 @@ pub(crate) fn in_known(key: &str, value: &Spanned<DeValue<'_>>, origins: &Origin
 pub(crate) fn strings(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
     match value.get_ref() {
         DeValue::String(_) => everything(value, origins, masks),
-        DeValue::Array(elements) => elements.iter().for_each(|element| strings(element, origins, masks)),
+        DeValue::Array(elements) => elements
+            .iter()
+            .for_each(|element| strings(element, origins, masks)),
         DeValue::Table(table) => {
             for (key, value) in table {
                 match names_secret(key.get_ref()) {
@@ -72,10 +96,18 @@ pub(crate) fn strings(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks
 }
 
 /// A whole value except its quotes.
-pub(crate) fn everything(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
+pub(crate) fn everything(
+    value: &Spanned<DeValue<'_>>,
+    origins: &Origins<'_>,
+    masks: &mut Vec<Span>,
+) {
     match value.get_ref() {
-        DeValue::Array(elements) => elements.iter().for_each(|element| everything(element, origins, masks)),
-        DeValue::Table(table) => table.iter().for_each(|(_, value)| everything(value, origins, masks)),
+        DeValue::Array(elements) => elements
+            .iter()
+            .for_each(|element| everything(element, origins, masks)),
+        DeValue::Table(table) => table
+            .iter()
+            .for_each(|(_, value)| everything(value, origins, masks)),
         _ => {
             let span = value.span();
             let content = unquoted(origins.slice(&span));
@@ -89,8 +121,21 @@ fn in_url(span: Span, origins: &Origins<'_>, masks: &mut Vec<Span>) {
     let raw = origins.slice(&span);
     let content = unquoted(raw);
     let authority = raw.find("://").map_or(content.start, |scheme| scheme + 3);
-    if let Some(at) = raw.rfind('@').filter(|at| *at > authority) {
-        masks.push(span.start + authority..span.start + at);
+    match raw.rfind('@').filter(|at| *at > authority) {
+        Some(at) => masks.push(span.start + authority..span.start + at),
+        None => {
+            // What stands for a port and is not a number may be a password whose `@` was lost.
+            let host = raw.get(authority..content.end).unwrap_or_default();
+            let end = host.find('/').unwrap_or(host.len());
+            let colon = host.get(..end).and_then(|host| host.find(':'));
+            let port = colon.and_then(|colon| host.get(colon + 1..end));
+            if port.is_some_and(|port| {
+                !host.starts_with('[') && !port.bytes().all(|byte| byte.is_ascii_digit())
+            }) {
+                let colon = authority + colon.unwrap_or_default();
+                masks.push(span.start + colon + 1..span.start + authority + end);
+            }
+        }
     }
     if let Some(query) = raw.find('?').filter(|query| *query + 1 < content.end) {
         masks.push(span.start + query + 1..span.start + content.end);
@@ -107,8 +152,16 @@ pub(crate) fn in_broken_line(line: &str) -> Option<Range<usize>> {
         return None;
     }
     let Some((key, value)) = body.split_once('=') else {
-        let word = body.find(|c: char| !is_key_character(c)).unwrap_or(body.len());
-        return (word < body.len() || word == 0).then_some(begin + word..line.len());
+        let end = body
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+            .unwrap_or(body.len());
+        let word = body.get(..end).unwrap_or_default();
+        let shown = if is_known(word) || is_name_of_secret(word) {
+            end
+        } else {
+            0
+        };
+        return (shown < body.len()).then_some(begin + shown..line.len());
     };
     if !key.trim_end().chars().all(is_key_character) {
         return Some(begin..line.len());
@@ -123,8 +176,15 @@ pub(crate) fn in_broken_line(line: &str) -> Option<Range<usize>> {
 
 fn is_header(line: &str) -> bool {
     let name = line.trim_start_matches(['[', ' ', '\t']);
-    let end = name.find(|c: char| !is_key_character(c)).unwrap_or(name.len());
-    let section = name.get(..end).unwrap_or_default().split('.').next().unwrap_or_default();
+    let end = name
+        .find(|c: char| !is_key_character(c))
+        .unwrap_or(name.len());
+    let section = name
+        .get(..end)
+        .unwrap_or_default()
+        .split('.')
+        .next()
+        .unwrap_or_default();
     line.starts_with('[') && schema::ROOT.contains(&section) && !line.contains(['=', ','])
 }
 
@@ -133,12 +193,23 @@ fn is_key_character(c: char) -> bool {
     c.is_ascii_lowercase() || matches!(c, '_' | '-' | '.')
 }
 
+fn is_known(key: &str) -> bool {
+    schema::TABLES.iter().any(|(_, keys)| keys.contains(&key))
+}
+
+/// A name of the kind `api_key`, as opposed to a secret that contains such a word.
+fn is_name_of_secret(word: &str) -> bool {
+    names_secret(word) && word.len() <= 16 && word.chars().all(is_key_character)
+}
+
 fn is_harmless(key: &str, value: &str) -> bool {
     let key = key.rsplit('.').next().unwrap_or(key);
     let guarded = ["base_url", "location", "trusted_keys"];
-    let known = schema::TABLES.iter().any(|(_, keys)| keys.contains(&key));
     let public = key == "context_tokens" || !(names_secret(key) || guarded.contains(&key));
-    known && public && !names_secret(value) && !value.contains("sk-")
+    is_known(key)
+        && public
+        && !names_secret(value)
+        && !["sk-", "://"].iter().any(|sign| value.contains(sign))
 }
 
 /// Where a TOML value's content lies between its quotes; all of it when there are none.
@@ -148,7 +219,11 @@ fn unquoted(raw: &str) -> Range<usize> {
         return 0..raw.len();
     };
     let closed = raw.len() >= 2 * quote.len() && raw.ends_with(*quote);
-    quote.len()..if closed { raw.len() - quote.len() } else { raw.len() }
+    quote.len()..if closed {
+        raw.len() - quote.len()
+    } else {
+        raw.len()
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +251,10 @@ mod tests {
         check("  wJalrXUtnFEMI", "  …");
         check("AbCdEf==", "…");
         check("listen = \"x\" api_key = \"sk-123\"", "listen = \"…\"");
-        check("openai = { kind = \"mock\" password = \"x\" }", "openai = …");
+        check(
+            "openai = { kind = \"mock\" password = \"x\" }",
+            "openai = …",
+        );
         check("[\"sk-123\",", "…");
     }
 

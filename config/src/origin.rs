@@ -44,14 +44,21 @@ pub(crate) struct Place<'o> {
 
 impl<'t> Origins<'t> {
     pub(crate) fn new(name: &'t str, text: &'t str) -> Origins<'t> {
-        Origins { file: Origin::new(name, Cow::Borrowed(text), 0), variables: Vec::new() }
+        Origins {
+            file: Origin::new(name, Cow::Borrowed(text), 0),
+            variables: Vec::new(),
+        }
     }
 
     /// Lays a variable behind what is there and returns the offset of its name.
     pub(crate) fn add_variable(&mut self, name: &'t str, value: &str) -> usize {
         // One byte lies between two texts, so that an empty span at one's end is not the next one's start.
         let start = self.variables.last().unwrap_or(&self.file).end() + 1;
-        self.variables.push(Origin::new(name, Cow::Owned(format!("{name}={value}")), start));
+        self.variables.push(Origin::new(
+            name,
+            Cow::Owned(format!("{name}={value}")),
+            start,
+        ));
         start
     }
 
@@ -67,7 +74,11 @@ impl<'t> Origins<'t> {
         let origin = self.origin(offset);
         let local = offset.saturating_sub(origin.start).min(origin.text.len());
         let line = origin.lines.partition_point(|start| *start <= local).max(1);
-        let start = line.checked_sub(1).and_then(|index| origin.lines.get(index)).copied().unwrap_or(0);
+        let start = line
+            .checked_sub(1)
+            .and_then(|index| origin.lines.get(index))
+            .copied()
+            .unwrap_or(0);
         let rest = origin.text.get(start..).unwrap_or_default();
         let before = origin.text.get(start..local).unwrap_or_default();
         let text = rest.split('\n').next().unwrap_or_default();
@@ -87,21 +98,35 @@ impl<'t> Origins<'t> {
         let origin = self.origin(span.start);
         let local = span.start.saturating_sub(origin.start);
         match origin.name.get(..local) {
-            Some(prefix) if origin.start > 0 => format!("{prefix}{}", key.to_uppercase().replace('-', "_")),
+            Some(prefix) if origin.start > 0 => {
+                format!("{prefix}{}", key.to_uppercase().replace('-', "_"))
+            }
             _ => key.to_owned(),
         }
     }
 
     fn origin(&self, offset: usize) -> &Origin<'t> {
-        let after = self.variables.partition_point(|origin| origin.start <= offset);
-        after.checked_sub(1).and_then(|index| self.variables.get(index)).unwrap_or(&self.file)
+        let after = self
+            .variables
+            .partition_point(|origin| origin.start <= offset);
+        after
+            .checked_sub(1)
+            .and_then(|index| self.variables.get(index))
+            .unwrap_or(&self.file)
     }
 }
 
 impl<'t> Origin<'t> {
     fn new(name: &'t str, text: Cow<'t, str>, start: usize) -> Origin<'t> {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
-        Origin { name, text, start, lines }
+        let lines = std::iter::once(0)
+            .chain(text.match_indices('\n').map(|(end, _)| end + 1))
+            .collect();
+        Origin {
+            name,
+            text,
+            start,
+            lines,
+        }
     }
 
     fn end(&self) -> usize {

@@ -41,24 +41,55 @@ enum Kind {
 
 impl<'t> Report<'t> {
     pub(crate) fn new(origins: Origins<'t>) -> Report<'t> {
-        Report { origins, drafts: Vec::new(), masks: Vec::new() }
+        Report {
+            origins,
+            drafts: Vec::new(),
+            masks: Vec::new(),
+        }
     }
 
     pub(crate) fn syntax(&mut self, span: Span, message: String, hint: Option<String>) {
-        self.drafts.push(Draft { kind: Kind::Syntax, span, message, hint });
+        self.drafts.push(Draft {
+            kind: Kind::Syntax,
+            span,
+            message,
+            hint,
+        });
     }
 
     pub(crate) fn repetition(&mut self, span: Span, message: String, hint: &str) {
-        self.drafts.push(Draft { kind: Kind::Repetition, span, message, hint: Some(hint.to_owned()) });
+        self.drafts.push(Draft {
+            kind: Kind::Repetition,
+            span,
+            message,
+            hint: Some(hint.to_owned()),
+        });
     }
 
     pub(crate) fn value(&mut self, span: Span, message: String, hint: impl Into<String>) {
-        self.drafts.push(Draft { kind: Kind::Value, span, message, hint: Some(hint.into()) });
+        self.drafts.push(Draft {
+            kind: Kind::Value,
+            span,
+            message,
+            hint: Some(hint.into()),
+        });
     }
 
     /// A fault that is only reported when the file's syntax is sound: what is missing may stand in the broken part.
     pub(crate) fn absence(&mut self, span: Span, message: String, hint: impl Into<String>) {
-        self.drafts.push(Draft { kind: Kind::Absence, span, message, hint: Some(hint.into()) });
+        self.drafts.push(Draft {
+            kind: Kind::Absence,
+            span,
+            message,
+            hint: Some(hint.into()),
+        });
+    }
+
+    /// Whether a message may repeat the key at `span`. In a broken file a quoted key may be the element of an array
+    /// whose beginning was lost, and a secret.
+    pub(crate) fn may_name(&self, span: &Span) -> bool {
+        let is_broken = self.of_kind(Kind::Syntax).next().is_some();
+        !(is_broken && self.origins.slice(span).starts_with(['"', '\'']))
     }
 
     pub(crate) fn mask_known(&mut self, key: &str, value: &Spanned<DeValue<'_>>) {
@@ -79,7 +110,10 @@ impl<'t> Report<'t> {
 
     /// `None` when nothing is wrong.
     pub(crate) fn finish(mut self) -> Option<Faults> {
-        let broken_lines: BTreeSet<usize> = self.of_kind(Kind::Syntax).map(|span| self.line(span)).collect();
+        let broken_lines: BTreeSet<usize> = self
+            .of_kind(Kind::Syntax)
+            .map(|span| self.line(span))
+            .collect();
         let mut drafts = std::mem::take(&mut self.drafts);
         drafts.retain(|draft| match draft.kind {
             Kind::Syntax | Kind::Repetition => true,
@@ -88,13 +122,23 @@ impl<'t> Report<'t> {
         });
         drafts.sort_by_key(|draft| draft.span.start);
         // The parser looks at a header twice, and then complains twice.
-        drafts.dedup_by(|second, first| second.span == first.span && second.message == first.message);
+        drafts
+            .dedup_by(|second, first| second.span == first.span && second.message == first.message);
         self.masks = merged(std::mem::take(&mut self.masks));
-        Faults::new(drafts.into_iter().map(|draft| self.fault(draft)).collect())
+        let distrust = !broken_lines.is_empty();
+        Faults::new(
+            drafts
+                .into_iter()
+                .map(|draft| self.fault(draft, distrust))
+                .collect(),
+        )
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Span> {
-        self.drafts.iter().filter(move |draft| draft.kind == kind).map(|draft| &draft.span)
+        self.drafts
+            .iter()
+            .filter(move |draft| draft.kind == kind)
+            .map(|draft| &draft.span)
     }
 
     /// What identifies the line of a span among all texts.
@@ -102,17 +146,22 @@ impl<'t> Report<'t> {
         self.origins.place(span.start).start
     }
 
-    fn fault(&self, draft: Draft) -> Fault {
+    /// With `distrust`, only what is harmless in any place is quoted.
+    fn fault(&self, draft: Draft, distrust: bool) -> Fault {
         let place = self.origins.place(draft.span.start);
         let mut masks: Vec<Span> = self.masks_within(&place).cloned().collect();
-        if draft.kind == Kind::Syntax || draft.kind == Kind::Repetition {
+        // Once something is broken, a line may belong elsewhere than where the parser put it.
+        if place.in_file && (distrust || draft.kind == Kind::Repetition) {
             let guess = mask::in_broken_line(place.text);
             masks.extend(guess.map(|range| place.start + range.start..place.start + range.end));
             masks = merged(masks);
         }
         Fault {
             file: place.name.to_owned(),
-            position: place.in_file.then_some(Position { line: place.line, column: place.column }),
+            position: place.in_file.then_some(Position {
+                line: place.line,
+                column: place.column,
+            }),
             message: printable(&draft.message),
             quote: Some(quote(&place, &draft.span, &masks)),
             hint: draft.hint.as_deref().map(printable),
@@ -122,7 +171,10 @@ impl<'t> Report<'t> {
     fn masks_within(&self, place: &Place<'_>) -> impl Iterator<Item = &Span> {
         let (start, end) = (place.start, place.start + place.text.len());
         let first = self.masks.partition_point(|mask| mask.end <= start);
-        self.masks.iter().skip(first).take_while(move |mask| mask.start < end)
+        self.masks
+            .iter()
+            .skip(first)
+            .take_while(move |mask| mask.start < end)
     }
 }
 
@@ -162,7 +214,11 @@ fn quote(place: &Place<'_>, span: &Span, masks: &[Span]) -> Quote {
 
 fn clip(shown: Vec<char>, indent: usize, length: usize) -> Quote {
     if shown.len() <= QUOTE_CHARACTERS {
-        return Quote { line: shown.into_iter().collect(), indent, length: length.max(1) };
+        return Quote {
+            line: shown.into_iter().collect(),
+            indent,
+            length: length.max(1),
+        };
     }
     let skipped = indent.saturating_sub(QUOTE_CHARACTERS / 2);
     let mut line: String = shown.iter().skip(skipped).take(QUOTE_CHARACTERS).collect();
@@ -173,12 +229,18 @@ fn clip(shown: Vec<char>, indent: usize, length: usize) -> Quote {
         line.insert(0, '…');
     }
     let indent = indent - skipped + usize::from(skipped > 0);
-    Quote { line, indent, length: length.clamp(1, (QUOTE_CHARACTERS + 1).saturating_sub(indent).max(1)) }
+    Quote {
+        line,
+        indent,
+        length: length.clamp(1, (QUOTE_CHARACTERS + 1).saturating_sub(indent).max(1)),
+    }
 }
 
 /// Messages repeat names from the file, which may hold anything.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 fn merged(mut masks: Vec<Span>) -> Vec<Span> {
@@ -208,12 +270,22 @@ mod tests {
 
     #[test]
     fn carets_follow_a_masked_line() {
-        check("k = \"secret\" x", 13..14, 5..11, "f:1:14  wrong\n    1 | k = \"…\" x\n      |         ^ hint");
+        check(
+            "k = \"secret\" x",
+            13..14,
+            5..11,
+            "f:1:14  wrong\n    1 | k = \"…\" x\n      |         ^ hint",
+        );
     }
 
     #[test]
     fn a_span_inside_a_mask_points_at_what_is_left() {
-        check("k = \"secret\" x", 7..9, 5..11, "f:1:8  wrong\n    1 | k = \"…\" x\n      |      ^ hint");
+        check(
+            "k = \"secret\" x",
+            7..9,
+            5..11,
+            "f:1:8  wrong\n    1 | k = \"…\" x\n      |      ^ hint",
+        );
     }
 
     #[test]
@@ -221,9 +293,16 @@ mod tests {
         let text = format!("{}x{}", " ".repeat(500), " ".repeat(500));
         let mut report = Report::new(Origins::new("f", &text));
         report.value(500..501, "wrong".to_owned(), "");
-        let faults = report.finish().into_iter().flat_map(|faults| faults.iter().cloned().collect::<Vec<_>>());
+        let faults = report
+            .finish()
+            .into_iter()
+            .flat_map(|faults| faults.iter().cloned().collect::<Vec<_>>());
         let quotes: Vec<Quote> = faults.filter_map(|fault| fault.quote).collect();
-        let expected = Quote { line: format!("…{}x{}…", " ".repeat(80), " ".repeat(79)), indent: 81, length: 1 };
+        let expected = Quote {
+            line: format!("…{}x{}…", " ".repeat(80), " ".repeat(79)),
+            indent: 81,
+            length: 1,
+        };
         assert_eq!(quotes, [expected]);
     }
 }

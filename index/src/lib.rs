@@ -1,1 +1,16 @@
+//! Answers a [`Query`] with ranked [`Hit`]s from one immutable snapshot, and assembles them to a token budget.
+//!
+//! It knows nothing of HTTP, limits or providers. A query can only be built from a [`Scope`], and a scope holds one
+//! tenant: there is no call that searches without one.
 
+mod assemble;
+mod build;
+mod library;
+mod search;
+mod segment;
+
+pub use assemble::{assemble, Assembled, Used};
+pub use build::{build_segment, BuildError, SegmentFiles};
+pub use library::{Collection, Library, Scope};
+pub use search::{Hit, Hits, Query, Ranking};
+pub use segment::{OpenError, Segment};

@@ -1,1 +1,10 @@
+//! Performs what outlives a request at an edge: following the published snapshots.
+//!
+//! It knows neither the request path nor any dialect. A [`Follower`] polls a snapshot location, downloads what
+//! changed into a folder of the edge's own, verifies it, opens and warms it, and hands over a [`Snapshot`]. Whatever
+//! goes wrong is an error that the caller reports; the snapshot in force stays.
 
+mod cache;
+mod follower;
+
+pub use follower::{Follower, Snapshot, SyncError};

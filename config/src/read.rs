@@ -1,0 +1,108 @@
+//! The journey from text to [`Config`]: parse, override, check each table, and believe the result only if nothing
+//! was wrong.
+//!
+//! A reader of a value always returns something, be it the default, and tells the report when it should not be
+//! believed. That is what lets one run find every fault: no check has to wait for another to pass.
+
+mod address;
+mod api_key;
+mod base_url;
+mod provider;
+mod route;
+mod server;
+mod snapshot;
+mod table;
+
+use crate::fault::Faults;
+use crate::origin::Origins;
+use crate::report::Report;
+use crate::source::Environment;
+use crate::syntax::{self, Syntax};
+use crate::{Config, Limits, Log, LogFormat, LogLevel, Recall, overrides, schema};
+use std::collections::BTreeMap;
+use table::Table;
+
+/// The longest that a time in the file may be, unless a key says otherwise.
+const DAY_SECONDS: u64 = 24 * 60 * 60;
+
+pub(crate) fn read(name: &str, text: &str, environment: &Environment) -> Result<Config, Faults> {
+    let syntax = Syntax::check(text);
+    let mut report = Report::new(Origins::new(name, text));
+    syntax.tell(&mut report);
+    let mut tree = syntax::tree(syntax.readable.as_deref().unwrap_or(text));
+    overrides::apply(tree.get_mut(), environment, &mut report);
+    let config = config(Table::root(tree.get_ref(), &mut report), environment);
+    match report.finish() {
+        Some(faults) => Err(faults),
+        None => Ok(config),
+    }
+}
+
+fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
+    let server = server::read(root.section("server", schema::SERVER));
+    let log = log(root.section("log", schema::LOG));
+    let snapshot = snapshot::read(root.section("snapshot", schema::SNAPSHOT));
+    let recall = recall(root.section("recall", schema::RECALL));
+    let limits = limits(root.section("limits", schema::LIMITS));
+
+    let named_providers = root.named("providers");
+    let named_routes = root.named("routes");
+    let names: Vec<&str> = named_providers.iter().map(|named| named.name).collect();
+    let mut providers = BTreeMap::new();
+    for named in &named_providers {
+        let table = root.entry("providers", named, schema::PROVIDER);
+        providers.extend(
+            provider::read(table, environment).map(|provider| (named.name.to_owned(), provider)),
+        );
+    }
+    let mut routes = BTreeMap::new();
+    for named in &named_routes {
+        let table = root.entry("routes", named, schema::ROUTE);
+        routes.extend(route::read(table, &names).map(|route| (named.name.to_owned(), route)));
+    }
+    Config {
+        server,
+        log,
+        snapshot,
+        recall,
+        limits,
+        providers,
+        routes,
+    }
+}
+
+fn log(mut table: Table<'_, '_, '_>) -> Log {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let formats = [("human", LogFormat::Human), ("json", LogFormat::Json)];
+    Log {
+        level: table.choice("level", &levels).unwrap_or(LogLevel::Info),
+        format: table.choice("format", &formats).unwrap_or(LogFormat::Human),
+    }
+}
+
+fn recall(mut table: Table<'_, '_, '_>) -> Recall {
+    Recall {
+        // 0 turns the cache off.
+        cache_max_bytes: table
+            .integer("cache_max_bytes", 0..=1 << 40)
+            .unwrap_or(64 << 20),
+        cache_time_to_live: table.seconds("cache_time_to_live_seconds", 300, DAY_SECONDS),
+        query_max_characters: table
+            .integer("query_max_characters", 1..=1_000_000)
+            .unwrap_or(2_048),
+    }
+}
+
+fn limits(mut table: Table<'_, '_, '_>) -> Limits {
+    Limits {
+        requests_per_minute: table
+            .integer("requests_per_minute", 1..=1_000_000_000)
+            .unwrap_or(600),
+    }
+}

@@ -1,0 +1,158 @@
+//! Polls a snapshot location and opens what it finds.
+
+use crate::cache::Cache;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use sluice_index::{Library, OpenError, Segment};
+use sluice_segment::{FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry, VerifyingKey};
+use sluice_text::{EmbedError, Embedder};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One published state, opened and warm.
+pub struct Snapshot {
+    pub epoch: u64,
+    /// Microseconds since the Unix epoch.
+    pub published_at: i64,
+    pub registry: Mapped<Registry>,
+    pub library: Library,
+    pub embedder: &'static Embedder,
+}
+
+/// Why a published state was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    #[error("the snapshot location cannot be read")]
+    Location(#[from] object_store::Error),
+    #[error("the manifest is refused: {0}")]
+    Manifest(#[from] ManifestError),
+    #[error("the manifest has epoch {found}, after epoch {known} was seen; a roll-back is published as a new epoch")]
+    Epoch { found: u64, known: u64 },
+    #[error("object {hash} is refused: its content hashes to {found} ({bytes} bytes)")]
+    Hash { hash: ObjectHash, found: ObjectHash, bytes: usize },
+    #[error("the edge's cache cannot be written")]
+    Cache(#[source] std::io::Error),
+    #[error("the registry is refused")]
+    Registry(#[from] FormatError),
+    #[error("a segment of collection `{collection}` is refused")]
+    Segment { collection: String, source: OpenError },
+    #[error(transparent)]
+    Embedder(#[from] EmbedError),
+    #[error("the tenant id `{0}` of the manifest is not one")]
+    Tenant(String),
+}
+
+/// Follows one location.
+pub struct Follower {
+    store: Arc<dyn ObjectStore>,
+    cache: Cache,
+    trusted: Vec<VerifyingKey>,
+    /// The manifest that is in force, to see a change.
+    seen: Vec<u8>,
+    epoch: u64,
+    /// Segments that are open already, by id and file hashes.
+    open: HashMap<String, Arc<Segment>>,
+}
+
+impl Follower {
+    /// `cache`: a folder that only this edge uses.
+    pub fn new(store: Arc<dyn ObjectStore>, cache: PathBuf, trusted: Vec<VerifyingKey>) -> Result<Follower, SyncError> {
+        let cache = Cache::open(&cache).map_err(SyncError::Cache)?;
+        Ok(Follower { store, cache, trusted, seen: Vec::new(), epoch: 0, open: HashMap::new() })
+    }
+
+    /// The last state that this edge served, without asking the location; `None` when there is none that holds.
+    pub fn last_known(&mut self) -> Option<Snapshot> {
+        let bytes = self.cache.manifest()?;
+        let manifest = Manifest::verify(&bytes, &self.trusted).ok()?;
+        if !manifest.objects().all(|object| self.cache.has(object)) {
+            return None;
+        }
+        let snapshot = self.open_snapshot(&manifest).ok()?;
+        self.epoch = manifest.epoch;
+        self.seen = bytes;
+        Some(snapshot)
+    }
+
+    /// The location's state, if it is another than the one in force.
+    pub async fn poll(&mut self) -> Result<Option<Snapshot>, SyncError> {
+        let bytes = match self.store.get(&ObjectPath::from("manifest")).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if bytes == self.seen {
+            return Ok(None);
+        }
+        let manifest = Manifest::verify(&bytes, &self.trusted)?;
+        if manifest.epoch < self.epoch {
+            return Err(SyncError::Epoch { found: manifest.epoch, known: self.epoch });
+        }
+        for object in manifest.objects() {
+            if !self.cache.has(object) {
+                self.download(object).await?;
+            }
+        }
+        let snapshot = tokio::task::block_in_place(|| self.open_snapshot(&manifest))?;
+        self.cache.keep_manifest(&bytes).map_err(SyncError::Cache)?;
+        self.epoch = manifest.epoch;
+        self.seen = bytes.to_vec();
+        self.sweep(&manifest);
+        Ok(Some(snapshot))
+    }
+
+    async fn download(&self, object: &ObjectRef) -> Result<(), SyncError> {
+        let path = ObjectPath::from(format!("objects/{}", object.hash.to_hex()));
+        let bytes = self.store.get(&path).await?.bytes().await?;
+        let found = ObjectHash::of(&bytes);
+        if found != object.hash || bytes.len() as u64 != object.bytes {
+            return Err(SyncError::Hash { hash: object.hash, found, bytes: bytes.len() });
+        }
+        self.cache.keep(object, &bytes).map_err(SyncError::Cache)
+    }
+
+    fn open_snapshot(&mut self, manifest: &Manifest) -> Result<Snapshot, SyncError> {
+        let embedder = Embedder::shipped()?;
+        let registry = Mapped::<Registry>::open(&self.cache.object(&manifest.registry))?;
+        let mut library = Library::default();
+        let mut open = HashMap::new();
+        for collection in &manifest.collections {
+            let tenant = tenant_id(&collection.tenant).ok_or_else(|| SyncError::Tenant(collection.tenant.clone()))?;
+            let mut segments = Vec::new();
+            for entry in &collection.segments {
+                let identity = identity(entry);
+                let segment = match self.open.get(&identity) {
+                    Some(segment) => Arc::clone(segment),
+                    None => {
+                        let folder = self.cache.segment(entry).map_err(SyncError::Cache)?;
+                        let opened = Segment::open(&folder, &entry.id, embedder);
+                        Arc::new(opened.map_err(|source| SyncError::Segment { collection: collection.name.clone(), source })?)
+                    }
+                };
+                open.insert(identity, Arc::clone(&segment));
+                segments.push(segment);
+            }
+            library.add(tenant, collection.name.clone(), segments);
+        }
+        self.open = open;
+        Ok(Snapshot { epoch: manifest.epoch, published_at: manifest.published_at, registry, library, embedder })
+    }
+
+    fn sweep(&self, manifest: &Manifest) {
+        let needed: HashSet<String> = manifest.objects().map(|object| object.hash.to_hex()).collect();
+        let segments = manifest.collections.iter().flat_map(|collection| &collection.segments);
+        let folders: Vec<PathBuf> = segments.filter_map(|segment| self.cache.segment(segment).ok()).collect();
+        self.cache.sweep(|name| needed.contains(name), &folders);
+    }
+}
+
+fn identity(segment: &SegmentEntry) -> String {
+    let files = segment.files.iter().map(|file| file.object.hash.to_hex());
+    std::iter::once(segment.id.clone()).chain(files).collect::<Vec<_>>().join("/")
+}
+
+fn tenant_id(text: &str) -> Option<[u8; 16]> {
+    let bytes = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok());
+    bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
+}
