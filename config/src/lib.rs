@@ -12,6 +12,7 @@ mod hint;
 mod mask;
 mod origin;
 mod overrides;
+mod quote;
 mod read;
 mod report;
 mod schema;

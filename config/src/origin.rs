@@ -73,12 +73,7 @@ impl<'t> Origins<'t> {
     pub(crate) fn place(&self, offset: usize) -> Place<'_> {
         let origin = self.origin(offset);
         let local = offset.saturating_sub(origin.start).min(origin.text.len());
-        let line = origin.lines.partition_point(|start| *start <= local).max(1);
-        let start = line
-            .checked_sub(1)
-            .and_then(|index| origin.lines.get(index))
-            .copied()
-            .unwrap_or(0);
+        let (line, start) = origin.line(local);
         let rest = origin.text.get(start..).unwrap_or_default();
         let before = origin.text.get(start..local).unwrap_or_default();
         let text = rest.split('\n').next().unwrap_or_default();
@@ -90,6 +85,16 @@ impl<'t> Origins<'t> {
             text: text.strip_suffix('\r').unwrap_or(text),
             start: origin.start + start,
         }
+    }
+
+    /// The offset of the first byte of a line, which tells lines apart.
+    pub(crate) fn line_start(&self, offset: usize) -> usize {
+        let origin = self.origin(offset);
+        origin.start + origin.line(offset.saturating_sub(origin.start)).1
+    }
+
+    pub(crate) fn in_file(&self, offset: usize) -> bool {
+        self.origin(offset).start == 0
     }
 
     /// How a sibling of the key at `span` is written where that key was: `key` itself in a file, but
@@ -127,6 +132,13 @@ impl<'t> Origin<'t> {
             start,
             lines,
         }
+    }
+
+    /// The line of a byte, counted from 1, and where it begins.
+    fn line(&self, local: usize) -> (usize, usize) {
+        let line = self.lines.partition_point(|start| *start <= local);
+        let start = line.checked_sub(1).and_then(|index| self.lines.get(index));
+        (line, start.copied().unwrap_or(0))
     }
 
     fn end(&self) -> usize {

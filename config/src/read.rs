@@ -13,7 +13,7 @@ mod server;
 mod snapshot;
 mod table;
 
-use crate::fault::Faults;
+use crate::fault::{Fault, Faults};
 use crate::origin::Origins;
 use crate::report::Report;
 use crate::source::Environment;
@@ -25,7 +25,29 @@ use table::Table;
 /// The longest that a time in the file may be, unless a key says otherwise.
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
+/// The parser bounds how deep tables nest, and how many parts a dotted key has, but not their product: a dozen
+/// kilobytes make a tree of 6,000 levels, which is walked and dropped level by level. An unoptimized build needs up to
+/// half of this for it, far more than the stack of a thread that somebody else started.
+const STACK_BYTES: usize = 64 << 20;
+
 pub(crate) fn read(name: &str, text: &str, environment: &Environment) -> Result<Config, Faults> {
+    let here = std::thread::Builder::new()
+        .name("configuration".to_owned())
+        .stack_size(STACK_BYTES);
+    std::thread::scope(|scope| {
+        match here.spawn_scoped(scope, || checked(name, text, environment)) {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(error) => {
+                let message = format!("no thread could be started to read the file: {error}");
+                Err(Fault::of_file(name.to_owned(), message).into())
+            }
+        }
+    })
+}
+
+fn checked(name: &str, text: &str, environment: &Environment) -> Result<Config, Faults> {
     let syntax = Syntax::check(text);
     let mut report = Report::new(Origins::new(name, text));
     syntax.tell(&mut report);

@@ -3,20 +3,20 @@
 //! Quoting waits until then: only after everything has been read is it known which parts of a line are secret, and
 //! which faults merely follow from a broken line.
 
-use crate::fault::{Fault, Faults, Position, Quote};
+use crate::fault::{Fault, Faults, Position};
 use crate::mask;
-use crate::origin::{Origins, Place, Span};
+use crate::origin::{Origins, Span};
+use crate::quote;
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
-
-/// The most of a line that is quoted; a minified file would otherwise be repeated whole with each of its faults.
-const QUOTE_CHARACTERS: usize = 160;
 
 pub(crate) struct Report<'t> {
     pub(crate) origins: Origins<'t>,
     drafts: Vec<Draft>,
     masks: Vec<Span>,
+    /// Whether the file is not TOML, so that keys and values may not be what they seem.
+    is_broken: bool,
 }
 
 /// A fault before its line is quoted.
@@ -45,10 +45,12 @@ impl<'t> Report<'t> {
             origins,
             drafts: Vec::new(),
             masks: Vec::new(),
+            is_broken: false,
         }
     }
 
     pub(crate) fn syntax(&mut self, span: Span, message: String, hint: Option<String>) {
+        self.is_broken = true;
         self.drafts.push(Draft {
             kind: Kind::Syntax,
             span,
@@ -88,8 +90,7 @@ impl<'t> Report<'t> {
     /// Whether a message may repeat the key at `span`. In a broken file a quoted key may be the element of an array
     /// whose beginning was lost, and a secret.
     pub(crate) fn may_name(&self, span: &Span) -> bool {
-        let is_broken = self.of_kind(Kind::Syntax).next().is_some();
-        !(is_broken && self.origins.slice(span).starts_with(['"', '\'']))
+        !(self.is_broken && self.origins.slice(span).starts_with(['"', '\'']))
     }
 
     pub(crate) fn mask_known(&mut self, key: &str, value: &Spanned<DeValue<'_>>) {
@@ -110,48 +111,27 @@ impl<'t> Report<'t> {
 
     /// `None` when nothing is wrong.
     pub(crate) fn finish(mut self) -> Option<Faults> {
-        let broken_lines: BTreeSet<usize> = self
-            .of_kind(Kind::Syntax)
-            .map(|span| self.line(span))
-            .collect();
         let mut drafts = std::mem::take(&mut self.drafts);
+        let line = |draft: &Draft| self.origins.line_start(draft.span.start);
+        let broken = drafts.iter().filter(|draft| draft.kind == Kind::Syntax);
+        let broken_lines: BTreeSet<usize> = broken.map(line).collect();
         drafts.retain(|draft| match draft.kind {
             Kind::Syntax | Kind::Repetition => true,
-            Kind::Value => !broken_lines.contains(&self.line(&draft.span)),
-            Kind::Absence => broken_lines.is_empty(),
+            Kind::Value => !broken_lines.contains(&line(draft)),
+            Kind::Absence => !self.is_broken,
         });
-        drafts.sort_by_key(|draft| draft.span.start);
+        drafts.sort_by(|first, second| first.place().cmp(&second.place()));
         // The parser looks at a header twice, and then complains twice.
-        drafts
-            .dedup_by(|second, first| second.span == first.span && second.message == first.message);
+        drafts.dedup_by(|second, first| second.place() == first.place());
         self.masks = merged(std::mem::take(&mut self.masks));
-        let distrust = !broken_lines.is_empty();
-        Faults::new(
-            drafts
-                .into_iter()
-                .map(|draft| self.fault(draft, distrust))
-                .collect(),
-        )
+        Faults::new(drafts.into_iter().map(|draft| self.fault(draft)).collect())
     }
 
-    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Span> {
-        self.drafts
-            .iter()
-            .filter(move |draft| draft.kind == kind)
-            .map(|draft| &draft.span)
-    }
-
-    /// What identifies the line of a span among all texts.
-    fn line(&self, span: &Span) -> usize {
-        self.origins.place(span.start).start
-    }
-
-    /// With `distrust`, only what is harmless in any place is quoted.
-    fn fault(&self, draft: Draft, distrust: bool) -> Fault {
+    fn fault(&self, draft: Draft) -> Fault {
         let place = self.origins.place(draft.span.start);
-        let mut masks: Vec<Span> = self.masks_within(&place).cloned().collect();
+        let mut masks = self.masks_within(quote::window(&place, &draft.span));
         // Once something is broken, a line may belong elsewhere than where the parser put it.
-        if place.in_file && (distrust || draft.kind == Kind::Repetition) {
+        if place.in_file && (self.is_broken || draft.kind == Kind::Repetition) {
             let guess = mask::in_broken_line(place.text);
             masks.extend(guess.map(|range| place.start + range.start..place.start + range.end));
             masks = merged(masks);
@@ -163,76 +143,26 @@ impl<'t> Report<'t> {
                 column: place.column,
             }),
             message: printable(&draft.message),
-            quote: Some(quote(&place, &draft.span, &masks)),
+            quote: Some(quote::quote(&place, &draft.span, &masks)),
             hint: draft.hint.as_deref().map(printable),
         }
     }
 
-    fn masks_within(&self, place: &Place<'_>) -> impl Iterator<Item = &Span> {
-        let (start, end) = (place.start, place.start + place.text.len());
-        let first = self.masks.partition_point(|mask| mask.end <= start);
-        self.masks
+    fn masks_within(&self, window: Span) -> Vec<Span> {
+        let first = self.masks.partition_point(|mask| mask.end <= window.start);
+        let within = self
+            .masks
             .iter()
             .skip(first)
-            .take_while(move |mask| mask.start < end)
+            .take_while(|mask| mask.start < window.end);
+        within.cloned().collect()
     }
 }
 
-/// The line of `place` with `masks` replaced, and where `span` then lies in it. The masks are sorted and disjoint.
-fn quote(place: &Place<'_>, span: &Span, masks: &[Span]) -> Quote {
-    let mut shown: Vec<char> = Vec::new();
-    let (mut begin, mut end) = (None, None);
-    let mut masks = masks.iter().peekable();
-    let mut inside = false;
-    for (index, character) in place.text.char_indices() {
-        let offset = place.start + index;
-        while masks.next_if(|mask| mask.end <= offset).is_some() {
-            inside = false;
-        }
-        let masked = masks.peek().is_some_and(|mask| mask.start <= offset);
-        // A span that begins within a mask points at the one character that is left of it.
-        let continued = masked && inside;
-        if offset >= span.start && begin.is_none() {
-            begin = Some(shown.len() - usize::from(continued));
-        }
-        if offset >= span.end && end.is_none() {
-            end = Some(shown.len());
-        }
-        match masked {
-            true if continued => {}
-            true => shown.push('…'),
-            // Each character takes one column, and none may move the terminal's cursor.
-            false if character.is_control() => shown.push(' '),
-            false => shown.push(character),
-        }
-        inside = masked;
-    }
-    let begin = begin.unwrap_or(shown.len());
-    let end = end.unwrap_or(shown.len());
-    clip(shown, begin, end.saturating_sub(begin))
-}
-
-fn clip(shown: Vec<char>, indent: usize, length: usize) -> Quote {
-    if shown.len() <= QUOTE_CHARACTERS {
-        return Quote {
-            line: shown.into_iter().collect(),
-            indent,
-            length: length.max(1),
-        };
-    }
-    let skipped = indent.saturating_sub(QUOTE_CHARACTERS / 2);
-    let mut line: String = shown.iter().skip(skipped).take(QUOTE_CHARACTERS).collect();
-    if skipped + QUOTE_CHARACTERS < shown.len() {
-        line.push('…');
-    }
-    if skipped > 0 {
-        line.insert(0, '…');
-    }
-    let indent = indent - skipped + usize::from(skipped > 0);
-    Quote {
-        line,
-        indent,
-        length: length.clamp(1, (QUOTE_CHARACTERS + 1).saturating_sub(indent).max(1)),
+impl Draft {
+    /// What faults are ordered by, and what tells them apart.
+    fn place(&self) -> (usize, usize, &str) {
+        (self.span.start, self.span.end, &self.message)
     }
 }
 
@@ -254,55 +184,4 @@ fn merged(mut masks: Vec<Span>) -> Vec<Span> {
         overlaps
     });
     masks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(text: &str, span: Span, mask: Span, drawn: &str) {
-        let mut report = Report::new(Origins::new("f", text));
-        report.mask_span(mask);
-        report.value(span, "wrong".to_owned(), "hint");
-        let faults = report.finish().map(|faults| faults.to_string());
-        assert_eq!(faults.as_deref(), Some(drawn));
-    }
-
-    #[test]
-    fn carets_follow_a_masked_line() {
-        check(
-            "k = \"secret\" x",
-            13..14,
-            5..11,
-            "f:1:14  wrong\n    1 | k = \"…\" x\n      |         ^ hint",
-        );
-    }
-
-    #[test]
-    fn a_span_inside_a_mask_points_at_what_is_left() {
-        check(
-            "k = \"secret\" x",
-            7..9,
-            5..11,
-            "f:1:8  wrong\n    1 | k = \"…\" x\n      |      ^ hint",
-        );
-    }
-
-    #[test]
-    fn a_long_line_is_quoted_around_its_fault() {
-        let text = format!("{}x{}", " ".repeat(500), " ".repeat(500));
-        let mut report = Report::new(Origins::new("f", &text));
-        report.value(500..501, "wrong".to_owned(), "");
-        let faults = report
-            .finish()
-            .into_iter()
-            .flat_map(|faults| faults.iter().cloned().collect::<Vec<_>>());
-        let quotes: Vec<Quote> = faults.filter_map(|fault| fault.quote).collect();
-        let expected = Quote {
-            line: format!("…{}x{}…", " ".repeat(80), " ".repeat(79)),
-            indent: 81,
-            length: 1,
-        };
-        assert_eq!(quotes, [expected]);
-    }
 }

@@ -84,27 +84,28 @@ fn no_sample_repeats_a_secret() {
 /// Every sample with one place damaged, which reaches corners of the parser's recovery that nobody would write down.
 #[test]
 fn a_damaged_sample_neither_panics_nor_repeats_a_secret() {
+    let insertions = ["\"", "'''", "[", "}", "=", ".", "\n", "\0", "é"];
     for sample in samples("valid").into_iter().chain(samples("invalid")) {
-        let text =
-            String::from_utf8_lossy(&fs::read(&sample).expect("a sample can be read")).into_owned();
+        let bytes = fs::read(&sample).expect("a sample can be read");
+        let text = String::from_utf8_lossy(&bytes);
         let environment = environment(&sample);
         let check = |damaged: String| {
             if let Err(faults) = Config::parse("damaged.toml", &damaged, &environment) {
                 let told = faults.to_string();
+                let name = sample.display();
                 assert!(
                     !told.contains("hunter2"),
-                    "{}\n--- damaged\n{damaged}\n--- told\n{told}",
-                    sample.display()
+                    "{name}\n--- damaged\n{damaged}\n--- told\n{told}"
                 );
             }
         };
-        for (index, character) in text.char_indices() {
+        // One insertion at each place instead of all of them keeps the test within seconds.
+        for ((index, character), insertion) in text.char_indices().zip(insertions.iter().cycle()) {
             let (before, rest) = text.split_at(index);
-            let after = &rest[character.len_utf8()..];
-            check(before.to_owned());
-            check(format!("{before}{after}"));
-            for inserted in ["\"", "'''", "[", "}", "=", ".", "\n", "\0", "é"] {
-                check(format!("{before}{inserted}{rest}"));
+            check(format!("{before}{}", &rest[character.len_utf8()..]));
+            check(format!("{before}{insertion}{rest}"));
+            if character == '\n' || character == '"' {
+                check(before.to_owned());
             }
         }
     }

@@ -258,3 +258,13 @@ fn neither_a_configuration_nor_an_environment_prints_a_secret() {
     let printed = format!("{:?} {:?}", parse(text, &pairs), environment(&pairs));
     assert!(!printed.contains("hunter2"), "{printed}");
 }
+
+/// An inline table nests 78 deep and each of its keys 78 more, which the parser allows. Dropping the tree once took
+/// more stack than a test's thread has.
+#[test]
+fn a_tree_of_6_000_levels_does_not_overflow_the_stack() {
+    let level = format!("{{{}a = ", "a.".repeat(78));
+    let deep = format!("{}1{}", level.repeat(78), "}".repeat(78));
+    let told = faults(&format!("k = {deep}"), &[("SLUICE__L", &deep)]);
+    assert_eq!(told.matches("unknown table").count(), 2, "{told}");
+}

@@ -1,1 +1,38 @@
+//! Carries one request from its socket to a provider and back.
+//!
+//! [`exchange`](crate::exchange) reads like the journey: each step takes the type that the step before it gives, so a
+//! step cannot be left out. This crate knows no storage formats, no scoring and no SQL.
 
+mod server;
+
+mod exchange;
+
+mod identify;
+
+mod admit;
+
+mod intake;
+
+mod plan;
+
+mod recall;
+
+mod compose;
+
+mod scrub;
+
+mod dispatch;
+
+mod relay;
+
+mod settle;
+
+mod head;
+mod live;
+mod metrics;
+mod refuse;
+mod trace;
+
+pub use live::{Live, Prepared, PrepareError, Readiness};
+pub use refuse::ErrorCode;
+pub use server::{serve, ServeError};

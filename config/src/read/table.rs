@@ -272,7 +272,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         let value = self.entries?.get(key)?;
         // The parser puts a value without text where it could not read one; it has said so already.
         let is_placeholder =
-            value.span().is_empty() && self.report.origins.place(value.span().start).in_file;
+            value.span().is_empty() && self.report.origins.in_file(value.span().start);
         (!is_placeholder).then_some(value)
     }
 

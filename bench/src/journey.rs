@@ -1,0 +1,366 @@
+//! The benchmark of the whole journey: what a request through Sluice costs beside a bare pingora proxy and beside
+//! plain calls of the search libraries.
+//!
+//! Absolute times of a shared machine say little, so every claim is a ratio or a difference taken within one round,
+//! in which all cases run one after the other against the same mock; the report gives medians over the rounds.
+//! The proxies have one core, the mock and the load the other. A proxy's cost is the processor time of its whole
+//! process tree, which does not move when the load generator or the mock is slow.
+
+mod failure;
+pub mod plain_recall;
+mod process;
+mod report;
+mod workload;
+
+pub use failure::Failure;
+pub use report::Outcome;
+
+use crate::load::{self, Report, Requests};
+use failure::Doing;
+use plain_recall::Meter;
+use process::{Process, free_addresses};
+use report::{Measured, Round};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use workload::Workload;
+
+/// The core of the proxies and of the plain library calls.
+const PROXY_CORE: &str = "0";
+/// The core of the mock and of the load generator.
+const LOAD_CORE: &str = "1";
+
+/// The connections of a closed loop.
+const CONNECTIONS: usize = 32;
+/// The connections of an open loop; far more than answers are outstanding at its rate.
+const OPEN_CONNECTIONS: usize = 16;
+/// Requests each second of an open loop, low enough that nothing queues.
+const OPEN_RATE: f64 = 200.0;
+/// Queries of the warm case, few enough to stay in any cache.
+const WARM_QUERIES: u64 = 50;
+/// The most a case may deviate from what it claims to measure (cache hits, cache misses).
+const TOLERANCE: f64 = 0.01;
+
+/// What to measure, and with what.
+pub struct Options {
+    /// The built `sluice` binary.
+    pub sluice: PathBuf,
+    /// The built `floor` binary.
+    pub floor: PathBuf,
+    /// The documents, a JSONL file.
+    pub corpus: PathBuf,
+    /// The queries, a JSONL file.
+    pub queries: PathBuf,
+    /// Fewer rounds and requests: shows that everything works, and little more.
+    pub quick: bool,
+}
+
+/// How much is sent.
+struct Effort {
+    rounds: usize,
+    /// Requests of a closed loop round of the cheap cases, of the warm one and of the cold one.
+    plain: u64,
+    hit: u64,
+    miss: u64,
+    /// Requests of an open loop round.
+    open: u64,
+}
+
+const FULL_EFFORT: Effort = Effort { rounds: 7, plain: 20_000, hit: 8_000, miss: 4_000, open: 400 };
+const QUICK_EFFORT: Effort = Effort { rounds: 3, plain: 4_000, hit: 2_000, miss: 1_000, open: 100 };
+
+/// The cases in the order of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// The bare pingora proxy.
+    Floor,
+    /// Sluice with a key and a limit, and nothing else.
+    Limit,
+    /// Everything on, a query that was never asked before.
+    FullMiss,
+    /// Everything on, a query that was asked before.
+    FullHit,
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Case; 4] = [Case::Floor, Case::Limit, Case::FullMiss, Case::FullHit];
+
+    /// The name in the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::Floor => "floor",
+            Case::Limit => "limit",
+            Case::FullMiss => "full_miss",
+            Case::FullHit => "full_hit",
+        }
+    }
+
+    /// The model, which names the route.
+    fn model(self) -> &'static str {
+        match self {
+            Case::Floor | Case::Limit => "limit",
+            Case::FullMiss | Case::FullHit => "full",
+        }
+    }
+}
+
+/// Runs the benchmark.
+pub fn run(options: &Options) -> Result<Outcome, Failure> {
+    process::pin_self(LOAD_CORE)?;
+    let effort = if options.quick { QUICK_EFFORT } else { FULL_EFFORT };
+    let workload = Workload::read(&options.corpus, &options.queries)?;
+    let folder = tempfile::tempdir().doing("making a folder for the run")?;
+    let mut stage = Stage::set(options, workload, folder.path())?;
+    stage.warm_up(&effort)?;
+    for case in Case::ALL {
+        stage.verify(case)?;
+    }
+    let mut measured = Measured::default();
+    for number in 0..effort.rounds {
+        eprintln!("round {} of {}", number + 1, effort.rounds);
+        measured.rounds.push(stage.costs(&effort, number)?);
+        stage.latencies(&effort, number, &mut measured)?;
+    }
+    Ok(Outcome::new(&measured))
+}
+
+/// Everything that runs, ready to be measured.
+struct Stage {
+    mock: Process,
+    mock_addr: SocketAddr,
+    floor: Process,
+    floor_addr: SocketAddr,
+    edge: Process,
+    edge_addr: SocketAddr,
+    admin_addr: SocketAddr,
+    plain: Meter,
+    workload: Workload,
+    /// The next query number of the cold case; a number is never asked twice.
+    cold: u64,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Stage {
+    fn set(options: &Options, workload: Workload, folder: &Path) -> Result<Stage, Failure> {
+        let [mock_addr, floor_addr, edge_addr, admin_addr] = free_addresses()?;
+        let plain = Meter::start(PROXY_CORE, &options.corpus, &options.queries, folder)?;
+
+        let mock = process::pinned(LOAD_CORE, &options.sluice)
+            .args(["mock", "--listen", &mock_addr.to_string(), "--no-record"])
+            .start("mock", folder)?;
+        mock.wait_for(mock_addr, "/mock/stats")?;
+        let script = workload.script();
+        let (answer, text) = load::ask(mock_addr, &workload.post("/mock/script", "", &script)).doing("scripting the mock")?;
+        if answer.status != 200 {
+            return Err(Failure::because("scripting the mock", text));
+        }
+
+        let floor = process::pinned(PROXY_CORE, &options.floor)
+            .args(["--listen", &floor_addr.to_string(), "--upstream", &mock_addr.to_string()])
+            .start("floor", folder)?;
+        floor.wait_for(floor_addr, "/mock/stats")?;
+
+        let data = folder.join("data");
+        let configuration = folder.join("edge.toml");
+        fs::write(&configuration, workload::configuration(edge_addr, admin_addr, mock_addr)).doing("writing the configuration")?;
+        let prompt = folder.join("bench.jinja");
+        fs::write(&prompt, workload::PROMPT).doing("writing the prompt")?;
+        let call = |arguments: &[&str], files: &[&Path]| {
+            process::output(Command::new(&options.sluice).args(arguments).args(files).arg("--data").arg(&data))
+        };
+        let created = call(&["key", "create", "bench", "--rpm", "1000000000", "--json"], &[])?;
+        let key = workload::key(&created)?;
+        call(&["prompt", "put", "bench"], &[&prompt])?;
+        call(&["prompt", "deploy", "bench"], &[])?;
+        eprint!("{}", call(&["ingest", "scifact"], &[&options.corpus])?);
+        let edge = process::pinned(PROXY_CORE, &options.sluice)
+            .args(["up", "--config"])
+            .arg(&configuration)
+            .arg("--data")
+            .arg(&data)
+            .env(workload::PROVIDER_KEY_ENV, "sk-mock")
+            .start("sluice", folder)?;
+        edge.wait_for(admin_addr, "/readyz")?;
+
+        let workload = workload.with_key(key);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting the load generator")?;
+        Ok(Stage { mock, mock_addr, floor, floor_addr, edge, edge_addr, admin_addr, plain, workload, cold: 0, runtime })
+    }
+
+    fn addr(&self, case: Case) -> SocketAddr {
+        if case == Case::Floor { self.floor_addr } else { self.edge_addr }
+    }
+
+    fn process(&self, case: Case) -> &Process {
+        if case == Case::Floor { &self.floor } else { &self.edge }
+    }
+
+    /// The numbers of the next `count` requests of `case`.
+    fn numbers(&mut self, case: Case, count: u64) -> std::ops::Range<u64> {
+        if case != Case::FullMiss {
+            return 0..count;
+        }
+        let first = self.cold;
+        self.cold += count;
+        first..self.cold
+    }
+
+    /// Makes the requests of `case`. The cheap cases send the cold texts too, so that all bodies are alike.
+    fn requests(&self, case: Case) -> Requests {
+        let workload = self.workload.clone();
+        let warm = case == Case::FullHit;
+        std::sync::Arc::new(move |number| {
+            let number = if warm { number % WARM_QUERIES } else { number };
+            let query = if warm { workload.query(number).to_owned() } else { workload.distinct(number) };
+            workload.chat(case.model(), &query)
+        })
+    }
+
+    fn closed(&mut self, case: Case, count: u64) -> Result<Report, Failure> {
+        let numbers = self.numbers(case, count);
+        let report = self.runtime.block_on(load::closed(self.addr(case), CONNECTIONS, numbers, self.requests(case)));
+        self.check(case, report)
+    }
+
+    /// A run with errors measured something else.
+    fn check(&self, case: Case, report: Report) -> Result<Report, Failure> {
+        if report.errors() == 0 {
+            return Ok(report);
+        }
+        let Report { requests, status_errors, io_errors, .. } = report;
+        let reason = format!("of {requests} requests {status_errors} had a bad status and {io_errors} failed");
+        Err(Failure::because(format!("measuring {}", case.name()), format!("{reason}\n{}", self.process(case).last_words())))
+    }
+
+    /// Connections, pools, caches and pages, before anything counts.
+    fn warm_up(&mut self, effort: &Effort) -> Result<(), Failure> {
+        for case in Case::ALL {
+            self.closed(case, effort.miss / 2)?;
+        }
+        let cold = self.cold;
+        self.plain.cost(0..cold.min(effort.miss / 2))?;
+        Ok(())
+    }
+
+    /// Sends one request of `case` and looks at the answer, so that a case is what its name says.
+    fn verify(&mut self, case: Case) -> Result<(), Failure> {
+        let numbers = self.numbers(case, 1);
+        let request = (self.requests(case))(numbers.start);
+        let doing = || format!("checking {}", case.name());
+        let (answer, text) = load::ask(self.addr(case), &request).doing(doing())?;
+        let context = text.lines().find_map(|line| line.strip_prefix("x-sluice-context: ")).unwrap_or_default();
+        let right = match case {
+            Case::Floor => true,
+            Case::Limit => context.is_empty(),
+            Case::FullMiss => context.contains("cache=miss") && !context.contains("used=0"),
+            Case::FullHit => context.contains("cache=hit") && !context.contains("used=0"),
+        };
+        if answer.status == 200 && right && text.contains("chat.completion") {
+            return Ok(());
+        }
+        Err(Failure::because(doing(), text))
+    }
+
+    /// One round of closed loops: what a request of each case costs, and what plain recall of the cold queries costs.
+    fn costs(&mut self, effort: &Effort, number: usize) -> Result<Round, Failure> {
+        let mut round = Round::default();
+        for case in rotated(number) {
+            let count = match case {
+                Case::Floor | Case::Limit => effort.plain,
+                Case::FullHit => effort.hit,
+                Case::FullMiss => effort.miss,
+            };
+            if case == Case::FullHit {
+                // The cold case may have driven them out of the cache.
+                self.closed(case, WARM_QUERIES)?;
+            }
+            let cold = self.cold;
+            let before = self.reading(case)?;
+            let report = self.closed(case, count)?;
+            let spent = self.reading(case)?.since(before);
+            self.check_cache(case, count, spent.hits, spent.misses)?;
+            let result = round.case_mut(case);
+            result.cpu_us_per_request = spent.nanoseconds as f64 / 1_000.0 / count as f64;
+            result.requests_per_second = report.requests_per_second();
+            if case == Case::FullMiss {
+                round.recall_cpu_us = self.plain.cost(cold..cold + count)?;
+            }
+        }
+        eprintln!("  {}", round.summary());
+        Ok(round)
+    }
+
+    fn reading(&self, case: Case) -> Result<Reading, Failure> {
+        let (hits, misses) = if case == Case::Floor { (0, 0) } else { self.cache_counts()? };
+        Ok(Reading { nanoseconds: self.process(case).cpu_nanoseconds()?, hits, misses })
+    }
+
+    fn cache_counts(&self) -> Result<(u64, u64), Failure> {
+        let (_, metrics) = load::ask(self.admin_addr, &self.workload.get("/metrics")).doing("reading the metrics")?;
+        let count = |result: &str| {
+            let label = format!("result=\"{result}\"");
+            let lines = metrics.lines().filter(|line| line.starts_with("sluice_recall_cache_total{") && line.contains(&label));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
+        };
+        Ok((count("hit"), count("miss")))
+    }
+
+    fn check_cache(&self, case: Case, requests: u64, hits: u64, misses: u64) -> Result<(), Failure> {
+        let wanted = requests as f64 * (1.0 - TOLERANCE);
+        let right = match case {
+            Case::Floor => true,
+            Case::Limit => hits + misses == 0,
+            Case::FullMiss => misses as f64 >= wanted,
+            Case::FullHit => hits as f64 >= wanted,
+        };
+        if right {
+            return Ok(());
+        }
+        let reason = format!("{requests} requests made {hits} recall cache hits and {misses} misses");
+        Err(Failure::because(format!("measuring {}", case.name()), reason))
+    }
+
+    /// One round of open loops: directly to the mock and through each case.
+    fn latencies(&mut self, effort: &Effort, number: usize, measured: &mut Measured) -> Result<(), Failure> {
+        let count = effort.open;
+        let direct = load::open(self.mock_addr, OPEN_CONNECTIONS, OPEN_RATE, 0..count, &self.requests(Case::Floor));
+        if direct.errors() > 0 {
+            return Err(Failure::because("measuring the mock", self.mock.last_words()));
+        }
+        measured.direct.merge(&direct);
+        for case in rotated(number) {
+            let numbers = self.numbers(case, count);
+            let report = load::open(self.addr(case), OPEN_CONNECTIONS, OPEN_RATE, numbers, &self.requests(case));
+            let report = self.check(case, report)?;
+            measured.through(case).merge(&report);
+        }
+        Ok(())
+    }
+}
+
+/// What is read before and after a run.
+#[derive(Clone, Copy)]
+struct Reading {
+    nanoseconds: u64,
+    hits: u64,
+    misses: u64,
+}
+
+impl Reading {
+    fn since(self, before: Reading) -> Reading {
+        Reading {
+            nanoseconds: self.nanoseconds.saturating_sub(before.nanoseconds),
+            hits: self.hits.saturating_sub(before.hits),
+            misses: self.misses.saturating_sub(before.misses),
+        }
+    }
+}
+
+/// The cases, each round beginning with another, so that none always follows the same one.
+fn rotated(number: usize) -> [Case; 4] {
+    let mut cases = Case::ALL;
+    cases.rotate_left(number % Case::ALL.len());
+    cases
+}

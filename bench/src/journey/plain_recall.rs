@@ -1,0 +1,212 @@
+//! The reference for recall: plain calls of tantivy, usearch and the embedder, as anybody would write them.
+//!
+//! Sluice's recall is held against it in the same run: the same documents, the same queries, the same core. It runs
+//! in a process of its own, pinned where the proxies run, and spends nothing on HTTP, filters, fusion or assembly.
+//! The two processes speak in lines: "FIRST COUNT" is answered with the nanoseconds that these queries took.
+
+use super::failure::{Doing, Failure};
+use super::process::{self, thread_nanoseconds};
+use super::workload::{Workload, read_lines};
+use sluice_text::Embedder;
+use std::io::{self, BufRead, BufReader, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use tantivy::collector::TopDocs;
+use tantivy::columnar::StrColumn;
+use tantivy::query::{BooleanQuery, Query, TermQuery};
+use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
+use tantivy::tokenizer::{TextAnalyzer, TokenStream};
+use tantivy::{Index, ReloadPolicy, Searcher, TantivyDocument, Term};
+use usearch::{IndexOptions, MetricKind, ScalarKind};
+
+/// How many results each engine is asked for.
+const RESULTS: usize = 50;
+/// The tokenizer that splits at anything not alphanumeric, lower-cases and stems English.
+const TOKENIZER: &str = "en_stem";
+
+/// The child process that meters plain recall.
+pub(super) struct Meter {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Meter {
+    /// Starts this same program as the meter and waits until its indexes are built.
+    pub(super) fn start(core: &str, corpus: &Path, queries: &Path, folder: &Path) -> Result<Meter, Failure> {
+        let program = std::env::current_exe().doing("finding this program")?;
+        let command = process::pinned(core, &program)
+            .arg("--corpus")
+            .arg(corpus)
+            .arg("--queries")
+            .arg(queries)
+            .arg("--plain-recall")
+            .arg(folder);
+        let mut child = command
+            .into_command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .doing("starting plain recall")?;
+        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Failure::because("starting plain recall", "it has no pipes"));
+        };
+        let mut meter = Meter { child, questions, answers: BufReader::new(answers) };
+        meter.cost(0..0)?;
+        Ok(meter)
+    }
+
+    /// The processor time of one query in microseconds, over the distinct queries of `numbers`.
+    pub(super) fn cost(&mut self, numbers: Range<u64>) -> Result<f64, Failure> {
+        let count = numbers.end - numbers.start;
+        let mut answer = String::new();
+        writeln!(self.questions, "{} {count}", numbers.start).doing("asking plain recall")?;
+        self.answers.read_line(&mut answer).doing("asking plain recall")?;
+        let nanoseconds: u64 = answer.trim().parse().doing("asking plain recall")?;
+        Ok(nanoseconds as f64 / 1_000.0 / count.max(1) as f64)
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The meter's own main: builds the indexes in `folder`, then answers lines until its standard input ends.
+pub fn meter(corpus: &Path, queries: &Path, folder: &Path) -> Result<(), Failure> {
+    let workload = Workload::read(corpus, queries)?;
+    let recall = PlainRecall::build(corpus, folder)?;
+    for line in io::stdin().lines() {
+        let line = line.doing("reading a question")?;
+        let numbers = line.split_once(' ').and_then(|(first, count)| Some((first.parse::<u64>().ok()?, count.parse::<u64>().ok()?)));
+        let Some((first, count)) = numbers else {
+            return Err(Failure::because("reading a question", line));
+        };
+        // Making the texts is not recall, so they are made before the clock starts.
+        let texts: Vec<String> = (first..first + count).map(|number| workload.distinct(number)).collect();
+        let before = thread_nanoseconds().doing("reading the thread's clock")?;
+        let mut found = 0;
+        for text in &texts {
+            found += recall.search(text).doing("searching")?;
+        }
+        let spent = thread_nanoseconds().doing("reading the thread's clock")? - before;
+        if count > 0 && found == 0 {
+            return Err(Failure::because("searching", "no query found anything"));
+        }
+        println!("{spent}");
+    }
+    Ok(())
+}
+
+/// The two indexes and the embedder, opened once.
+struct PlainRecall {
+    searcher: Searcher,
+    body: Field,
+    analyzer: TextAnalyzer,
+    /// The document ids of each segment, opened once: opening a column costs more than reading from it.
+    ids: Vec<StrColumn>,
+    vectors: usearch::Index,
+    embedder: &'static Embedder,
+}
+
+impl PlainRecall {
+    fn build(corpus: &Path, folder: &Path) -> Result<PlainRecall, Failure> {
+        let documents: Vec<(String, String)> = read_lines(corpus)?
+            .into_iter()
+            .map(|document| (document.id, format!("{}. {}", document.title, document.text)))
+            .collect();
+        let embedder = Embedder::shipped().doing("loading the embedder")?;
+        let (searcher, body, analyzer, ids) = words(&documents, &folder.join("plain-words")).doing("indexing the words")?;
+        let file = folder.join("plain-vectors.usearch");
+        let vectors = vectors(&documents, embedder, &file.to_string_lossy()).doing("indexing the vectors")?;
+        Ok(PlainRecall { searcher, body, analyzer, ids, vectors, embedder })
+    }
+
+    /// Looks for `text` in both indexes and returns how much was found.
+    fn search(&self, text: &str) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+        let mut found = 0;
+        let mut id = String::new();
+        for (_, address) in self.searcher.search(&self.any_word(text), &TopDocs::with_limit(RESULTS).order_by_score())? {
+            let ids = &self.ids[address.segment_ord as usize];
+            if let Some(ordinal) = ids.ords().first(address.doc_id) {
+                id.clear();
+                found += usize::from(ids.ord_to_str(ordinal, &mut id)?);
+            }
+        }
+        if let Some(vector) = self.embedder.embed(text) {
+            found += self.vectors.search(&vector, RESULTS)?.keys.len();
+        }
+        Ok(found)
+    }
+
+    /// All words of `text`, OR-ed.
+    fn any_word(&self, text: &str) -> BooleanQuery {
+        let mut terms = Vec::new();
+        // An analyzer is mutable while it runs and cheap to clone.
+        let mut analyzer = self.analyzer.clone();
+        let mut tokens = analyzer.token_stream(text);
+        while let Some(token) = tokens.next() {
+            terms.push(Term::from_field_text(self.body, &token.text));
+        }
+        terms.sort_unstable();
+        terms.dedup();
+        let query = |term| Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs)) as Box<dyn Query>;
+        BooleanQuery::union(terms.into_iter().map(query).collect())
+    }
+}
+
+type Words = (Searcher, Field, TextAnalyzer, Vec<StrColumn>);
+
+fn words(documents: &[(String, String)], folder: &Path) -> Result<Words, Box<dyn std::error::Error + Send + Sync>> {
+    let mut schema = Schema::builder();
+    let indexing = TextFieldIndexing::default().set_tokenizer(TOKENIZER).set_index_option(IndexRecordOption::WithFreqs);
+    let id = schema.add_text_field("id", TextOptions::default().set_fast("raw"));
+    let body = schema.add_text_field("body", TextOptions::default().set_indexing_options(indexing));
+    std::fs::create_dir_all(folder)?;
+    let index = Index::create_in_dir(folder, schema.build())?;
+    // One thread and a buffer for all of it make one segment, which is the fastest to search.
+    let mut writer = index.writer_with_num_threads(1, 256 << 20)?;
+    for (name, text) in documents {
+        let mut document = TantivyDocument::default();
+        document.add_text(id, name);
+        document.add_text(body, text);
+        writer.add_document(document)?;
+    }
+    writer.commit()?;
+    writer.wait_merging_threads()?;
+    let searcher = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?.searcher();
+    let column = |segment: &tantivy::SegmentReader| segment.fast_fields().str("id").ok().flatten().ok_or("the ids have no column");
+    let ids = searcher.segment_readers().iter().map(column).collect::<Result<_, _>>()?;
+    let analyzer = index.tokenizers().get(TOKENIZER).ok_or("tantivy has no English stemmer")?;
+    Ok((searcher, body, analyzer, ids))
+}
+
+fn vectors(
+    documents: &[(String, String)],
+    embedder: &Embedder,
+    file: &str,
+) -> Result<usearch::Index, Box<dyn std::error::Error + Send + Sync>> {
+    let options = IndexOptions {
+        dimensions: embedder.dimensions(),
+        metric: MetricKind::Cos,
+        quantization: ScalarKind::BF16,
+        connectivity: 16,
+        expansion_add: 128,
+        expansion_search: 64,
+        multi: false,
+    };
+    let built = usearch::Index::new(&options)?;
+    built.reserve(documents.len())?;
+    for (key, (_, text)) in documents.iter().enumerate() {
+        if let Some(vector) = embedder.embed(text) {
+            built.add(key as u64, &vector)?;
+        }
+    }
+    built.save(file)?;
+    let view = usearch::Index::new(&options)?;
+    view.view(file)?;
+    Ok(view)
+}

@@ -1,0 +1,232 @@
+//! From rounds to a verdict: medians, the bars they are held against, a table for people and JSON for machines.
+
+use super::Case;
+use crate::load::Report;
+use serde::Serialize;
+use std::fmt::{self, Write as _};
+use std::fs;
+
+/// How much more than the bare proxy a request with a key and a limit may cost.
+const LIMIT_OVER_FLOOR: f64 = 1.15;
+/// How many microseconds everything may add when the context is cached.
+const HIT_OVER_LIMIT_US: f64 = 120.0;
+/// How much of what plain library calls cost a recall may cost.
+const MISS_OVER_RECALL: f64 = 1.3;
+
+/// All that was measured.
+#[derive(Default)]
+pub(super) struct Measured {
+    pub(super) rounds: Vec<Round>,
+    /// Latencies of the mock without a proxy.
+    pub(super) direct: Report,
+    through: [Report; 4],
+}
+
+impl Measured {
+    pub(super) fn through(&mut self, case: Case) -> &mut Report {
+        &mut self.through[case as usize]
+    }
+}
+
+/// One round of closed loops.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Round {
+    cases: [CaseCost; 4],
+    pub(super) recall_cpu_us: f64,
+}
+
+#[derive(Default, Clone, Copy)]
+pub(super) struct CaseCost {
+    pub(super) cpu_us_per_request: f64,
+    pub(super) requests_per_second: f64,
+}
+
+impl Round {
+    pub(super) fn case_mut(&mut self, case: Case) -> &mut CaseCost {
+        &mut self.cases[case as usize]
+    }
+
+    fn cpu(&self, case: Case) -> f64 {
+        self.cases[case as usize].cpu_us_per_request
+    }
+
+    /// One line for the impatient.
+    pub(super) fn summary(&self) -> String {
+        let cases = Case::ALL.map(|case| format!("{} {:.1}", case.name(), self.cpu(case)));
+        format!("CPU µs a request: {}, plain recall {:.1}", cases.join(", "), self.recall_cpu_us)
+    }
+
+    fn ratios(&self) -> Ratios {
+        Ratios {
+            limit_over_floor: self.cpu(Case::Limit) / self.cpu(Case::Floor),
+            full_hit_minus_limit_us: self.cpu(Case::FullHit) - self.cpu(Case::Limit),
+            full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit)) / self.recall_cpu_us,
+        }
+    }
+}
+
+/// What the bars are about, within one round.
+#[derive(Serialize, Clone, Copy)]
+struct Ratios {
+    limit_over_floor: f64,
+    full_hit_minus_limit_us: f64,
+    full_miss_minus_full_hit_over_recall: f64,
+}
+
+/// The result, as it is written to the JSON file.
+#[derive(Serialize)]
+pub struct Outcome {
+    cases: Vec<CaseOutcome>,
+    /// Processor time of plain library calls for one query, the embedding included.
+    recall_cpu_us: f64,
+    rounds: Vec<Ratios>,
+    machine: Machine,
+    bars: Vec<Bar>,
+}
+
+#[derive(Serialize)]
+struct CaseOutcome {
+    name: &'static str,
+    cpu_us_per_request: f64,
+    requests_per_second: f64,
+    added_p50_us: i64,
+    added_p99_us: i64,
+}
+
+#[derive(Serialize)]
+struct Bar {
+    name: &'static str,
+    value: f64,
+    limit: f64,
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct Machine {
+    cpu: String,
+    cores: usize,
+    memory_mib: u64,
+    kernel: String,
+    /// Load averages when the run ended: the run itself makes about one and a half.
+    load: String,
+}
+
+impl Outcome {
+    pub(super) fn new(measured: &Measured) -> Outcome {
+        let rounds: Vec<Ratios> = measured.rounds.iter().map(Round::ratios).collect();
+        let over_rounds = |value: fn(&Ratios) -> f64| median(rounds.iter().map(value).collect());
+        let bar = |name, value: f64, limit| Bar { name, value: tidy(value), limit, ok: value <= limit };
+        Outcome {
+            cases: Case::ALL.iter().map(|&case| case_outcome(measured, case)).collect(),
+            recall_cpu_us: tidy(median(measured.rounds.iter().map(|round| round.recall_cpu_us).collect())),
+            machine: machine(),
+            // Medians of each round's own ratio: a round that was slow as a whole does not move them.
+            bars: vec![
+                bar("limit / floor", over_rounds(|ratios| ratios.limit_over_floor), LIMIT_OVER_FLOOR),
+                bar("full_hit - limit, µs", over_rounds(|ratios| ratios.full_hit_minus_limit_us), HIT_OVER_LIMIT_US),
+                bar(
+                    "(full_miss - full_hit) / plain recall",
+                    over_rounds(|ratios| ratios.full_miss_minus_full_hit_over_recall),
+                    MISS_OVER_RECALL,
+                ),
+            ],
+            rounds,
+        }
+    }
+
+    /// Whether every bar holds.
+    pub fn holds(&self) -> bool {
+        self.bars.iter().all(|bar| bar.ok)
+    }
+}
+
+fn case_outcome(measured: &Measured, case: Case) -> CaseOutcome {
+    let costs = |value: fn(&CaseCost) -> f64| median(measured.rounds.iter().map(|round| value(&round.cases[case as usize])).collect());
+    let added = |percent| {
+        let through = measured.through[case as usize].percentile_us(percent);
+        through.cast_signed() - measured.direct.percentile_us(percent).cast_signed()
+    };
+    CaseOutcome {
+        name: case.name(),
+        cpu_us_per_request: tidy(costs(|cost| cost.cpu_us_per_request)),
+        requests_per_second: costs(|cost| cost.requests_per_second).round(),
+        added_p50_us: added(50.0),
+        added_p99_us: added(99.0),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
+
+/// Three decimals: more would pretend.
+fn tidy(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
+}
+
+fn machine() -> Machine {
+    let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let cpuinfo = read("/proc/cpuinfo");
+    let memory = field(&read("/proc/meminfo"), "MemTotal");
+    Machine {
+        cpu: field(&cpuinfo, "model name"),
+        cores: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        memory_mib: memory.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        load: read("/proc/loadavg").trim().to_owned(),
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let mut table = String::new();
+        let Machine { cpu, cores, memory_mib, kernel, load } = &self.machine;
+        writeln!(table, "{cpu}, {cores} cores, {memory_mib} MiB, Linux {kernel}, load {load}")?;
+        writeln!(table, "{} rounds; the proxy on one core, mock and load on the other; medians", self.rounds.len())?;
+        writeln!(table)?;
+        writeln!(table, "{:<12} {:>12} {:>12} {:>14} {:>14}", "case", "CPU µs/req", "req/s", "added p50 µs", "added p99 µs")?;
+        for case in &self.cases {
+            let CaseOutcome { name, cpu_us_per_request, requests_per_second, added_p50_us, added_p99_us } = case;
+            writeln!(table, "{name:<12} {cpu_us_per_request:>12.1} {requests_per_second:>12.0} {added_p50_us:>14} {added_p99_us:>14}")?;
+        }
+        writeln!(table, "{:<12} {:>12.1}", "plain recall", self.recall_cpu_us)?;
+        writeln!(table)?;
+        for Bar { name, value, limit, ok } in &self.bars {
+            let verdict = if *ok { "ok" } else { "MISSED" };
+            writeln!(table, "{name:<40} {value:>9.2}  at most {limit:>7.2}  {verdict}")?;
+        }
+        formatter.write_str(&table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_the_median_of_each_rounds_own_ratio() {
+        let mut measured = Measured::default();
+        // The second round was twice as slow as a whole; its ratio is what it is everywhere.
+        for slowness in [1.0, 2.0, 1.1] {
+            let mut round = Round { recall_cpu_us: 200.0 * slowness, ..Round::default() };
+            for (case, cpu) in [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)] {
+                round.case_mut(case).cpu_us_per_request = cpu * slowness;
+            }
+            measured.rounds.push(round);
+        }
+        let outcome = Outcome::new(&measured);
+        let bars: Vec<(f64, bool)> = outcome.bars.iter().map(|bar| (bar.value, bar.ok)).collect();
+        assert_eq!(bars, [(1.1, true), (73.7, true), (1.5, false)]);
+        assert!(!outcome.holds());
+        assert_eq!(outcome.cases[1].cpu_us_per_request, 36.3);
+    }
+}

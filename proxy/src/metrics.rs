@@ -1,0 +1,189 @@
+//! What an operator can count.
+//!
+//! Every name is registered here once, with how to read it. Handles for closed sets are made ahead, so that counting
+//! is an atomic addition.
+
+use crate::refuse::ErrorCode;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+/// The steps that are timed, in the order of the journey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Identify,
+    Admit,
+    Intake,
+    Plan,
+    Recall,
+    Compose,
+    Scrub,
+    Dispatch,
+}
+
+impl Step {
+    pub const ALL: [Step; 8] = [Step::Identify, Step::Admit, Step::Intake, Step::Plan, Step::Recall, Step::Compose, Step::Scrub, Step::Dispatch];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Identify => "identify",
+            Step::Admit => "admit",
+            Step::Intake => "intake",
+            Step::Plan => "plan",
+            Step::Recall => "recall",
+            Step::Compose => "compose",
+            Step::Scrub => "scrub",
+            Step::Dispatch => "dispatch",
+        }
+    }
+
+    /// Whether the step's time is spent waiting for a client or a provider.
+    pub fn waits(self) -> bool {
+        matches!(self, Step::Intake | Step::Dispatch)
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub route: String,
+    pub status_class: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ErrorLabels {
+    cause: &'static str,
+    fault: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ProviderLabels {
+    pub provider: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct TokenLabels {
+    pub route: String,
+    pub direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct KindLabels {
+    pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+/// All metrics of an edge.
+pub struct Metrics {
+    registry: Registry,
+    pub requests: Family<RequestLabels, Counter>,
+    errors: Vec<Counter>,
+    steps: Vec<Histogram>,
+    pub own: Histogram,
+    pub upstream: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    pub tokens: Family<TokenLabels, Counter>,
+    pub scrubbed: Family<KindLabels, Counter>,
+    recall_hit: Counter,
+    recall_miss: Counter,
+    pub upstream_cancelled: Counter,
+    pub epoch: Gauge,
+    pub sync_failures: Counter,
+}
+
+/// From a microsecond to 16 milliseconds: our own work.
+fn own_buckets() -> Histogram {
+    Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 16_000.0])
+}
+
+/// From 100 microseconds to ten minutes: a provider's.
+fn upstream_buckets() -> Histogram {
+    Histogram::new([100.0, 500.0, 1e3, 5e3, 1e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 2.5e6, 5e6, 1e7, 3e7, 6e7, 6e8])
+}
+
+impl Metrics {
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("sluice");
+        let requests = Family::default();
+        registry.register("requests", "Exchanges that ended, by route and class of the status that the client saw", requests.clone());
+        let errors = Family::<ErrorLabels, Counter>::default();
+        registry.register("errors", "Exchanges that ended in an error of Sluice's, by cause and whose fault it was; a provider's own error status is not counted here", errors.clone());
+        let steps = Family::<StepLabels, Histogram, fn() -> Histogram>::new_with_constructor(own_buckets);
+        registry.register("step_microseconds", "Time of each step; intake and dispatch include waiting for the client and the provider", steps.clone());
+        let own = own_buckets();
+        registry.register("own_microseconds", "Sluice's own time before the request was sent on; proves nothing about time lost to a busy machine", own.clone());
+        let upstream = Family::<ProviderLabels, Histogram, fn() -> Histogram>::new_with_constructor(upstream_buckets);
+        registry.register("upstream_microseconds", "From connecting to the last byte of the answer", upstream.clone());
+        let tokens = Family::default();
+        registry.register("tokens", "Tokens as the provider stated them; answers without usage are not in it", tokens.clone());
+        let scrubbed = Family::default();
+        registry.register("scrubbed", "Findings replaced by placeholders, by kind", scrubbed.clone());
+        let recall = Family::<ResultLabels, Counter>::default();
+        registry.register("recall_cache", "Look-ups of retrieved context by result", recall.clone());
+        let upstream_cancelled = Counter::default();
+        registry.register("upstream_cancelled", "Provider calls that were ended because the client had left", upstream_cancelled.clone());
+        let epoch = Gauge::default();
+        registry.register("snapshot_epoch", "Epoch of the snapshot in force; 0 before the first", epoch.clone());
+        let sync_failures = Counter::default();
+        registry.register("snapshot_failures", "Polls whose snapshot was refused or could not be read; the old one serves on", sync_failures.clone());
+        let errors = ErrorCode::ALL.iter().map(|code| {
+            let row = code.row();
+            errors.get_or_create(&ErrorLabels { cause: row.name, fault: row.fault.name() }).clone()
+        });
+        Metrics {
+            errors: errors.collect(),
+            steps: Step::ALL.iter().map(|step| steps.get_or_create(&StepLabels { step: step.name() }).clone()).collect(),
+            recall_hit: recall.get_or_create(&ResultLabels { result: "hit" }).clone(),
+            recall_miss: recall.get_or_create(&ResultLabels { result: "miss" }).clone(),
+            registry,
+            requests,
+            own,
+            upstream,
+            tokens,
+            scrubbed,
+            upstream_cancelled,
+            epoch,
+            sync_failures,
+        }
+    }
+
+    pub fn error(&self, code: ErrorCode) {
+        if let Some(counter) = self.errors.get(code as usize) {
+            counter.inc();
+        }
+    }
+
+    pub fn step(&self, step: Step, took: Duration) {
+        if let Some(histogram) = self.steps.get(step as usize) {
+            histogram.observe(microseconds(took));
+        }
+    }
+
+    pub fn recall(&self, hit: bool) {
+        if hit { &self.recall_hit } else { &self.recall_miss }.inc();
+    }
+
+    /// In the text format of OpenMetrics.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+pub fn microseconds(duration: Duration) -> f64 {
+    duration.as_nanos() as f64 / 1000.0
+}

@@ -1,0 +1,83 @@
+//! Context for the request, from the cache or from the indexes in this process.
+
+use crate::intake::Body;
+use crate::live::{now_microseconds, Live};
+use crate::plan::Plan;
+use sluice_index::{assemble, Assembled, Query, Ranking, Scope};
+use sluice_state::Snapshot;
+use std::sync::Arc;
+
+/// A planned request with what was found for it.
+pub struct Recalled {
+    pub plan: Plan,
+    pub context: Option<Context>,
+}
+
+/// What recall did.
+pub struct Context {
+    pub block: Arc<Assembled>,
+    pub cache: &'static str,
+    /// Why there is less than there could be.
+    pub degraded: Option<&'static str>,
+}
+
+/// Most passages of one block.
+const MAX_PASSAGES: usize = 12;
+/// Within a bucket a cached result is good, whatever ranking by time will make of it.
+const BUCKET_MICROSECONDS: i64 = 300_000_000;
+
+/// Searches the plan's collections with the last user turn. It never fails the request: what is missing is said.
+pub fn recall(plan: Plan, live: &Live) -> Recalled {
+    if plan.collections.is_empty() {
+        return Recalled { plan, context: None };
+    }
+    let query = match &plan.body {
+        Body::Json(envelope) => envelope.last_user_text(),
+        Body::Empty | Body::Unread => None,
+    };
+    let limit = plan.admitted.principal.prepared.config.recall.query_max_characters;
+    let query = query.map(|text| match text.char_indices().nth(limit) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text,
+    });
+    let snapshot = plan.admitted.principal.prepared.snapshot.as_ref();
+    let (Some(query), Some(snapshot)) = (query.filter(|query| !query.trim().is_empty()), snapshot) else {
+        let context = Context { block: Arc::default(), cache: "none", degraded: Some("no_user_text") };
+        return Recalled { plan, context: Some(context) };
+    };
+    let scope = plan.admitted.principal.key.scope;
+    let missing = plan.collections.iter().any(|name| snapshot.library.collection(scope, name).is_none());
+    let key = cache_key(&plan, scope, snapshot, &query, &live.cache_key);
+    let entry = live.recalled.entry(key).or_insert_with(|| {
+        let asked = Query::new(scope, &plan.collections, &query);
+        let hits = snapshot.library.search(&asked, snapshot.embedder);
+        Arc::new(assemble(&hits.hits, plan.context_tokens, MAX_PASSAGES))
+    });
+    let hit = !entry.is_fresh();
+    live.metrics.recall(hit);
+    let context = Context { block: entry.into_value(), cache: if hit { "hit" } else { "miss" }, degraded: missing.then_some("collection_missing") };
+    Recalled { plan, context: Some(context) }
+}
+
+/// Everything that a result depends on: scope, the collections' segments, policy, embedder, time bucket, query.
+fn cache_key(plan: &Plan, scope: Scope, snapshot: &Snapshot, query: &str, secret: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(&scope.bytes());
+    for name in &plan.collections {
+        part(name.as_bytes());
+        for segment in snapshot.library.collection(scope, name).iter().flat_map(|collection| collection.segments()) {
+            part(segment.id().as_bytes());
+        }
+    }
+    let ranking = Ranking::default();
+    part(&[plan.context_tokens.to_le_bytes(), ranking.depth.to_le_bytes(), MAX_PASSAGES.to_le_bytes()].concat());
+    part(&ranking.vector_weight.to_le_bytes());
+    part(snapshot.embedder.id().as_bytes());
+    part(&(now_microseconds() / BUCKET_MICROSECONDS).to_le_bytes());
+    part(query.as_bytes());
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,138 @@
+//! The public listener: pingora's connections, TLS, HTTP/1.1 and HTTP/2, and graceful end.
+
+use crate::exchange::{exchange, After};
+use crate::live::Live;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::listeners::tls::TlsSettings;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::services::listening::Service;
+use pingora_http::ResponseHeader;
+use sluice_config::Server as ServerConfig;
+use std::sync::Arc;
+
+/// A listener that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot use the TLS certificate `{certificate}` with key `{key}`: {reason}")]
+    Tls { certificate: String, key: String, reason: String },
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+}
+
+struct Edge {
+    live: Arc<Live>,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl HttpServerApp for Edge {
+    async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+        let (config, _) = self.live.current();
+        let server = &config.server;
+        let keepalive = server.keepalive_timeout.as_secs().max(1);
+        session.set_keepalive(Some(keepalive));
+        session.set_write_timeout(Some(server.write_timeout));
+        // Bytes of a next request that arrive early are kept, and do not look like a client that misbehaves.
+        session.set_pipelining_enabled(true);
+        // The first byte may take as long as an idle connection is kept; the head behind it has its own time.
+        match tokio::time::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return None,
+            Ok(Err(_)) => {
+                malformed(&mut session).await;
+                return None;
+            }
+        }
+        // Reading the head set what the client wants; ours is the limit of it.
+        match session.get_keepalive() {
+            Some(_) if !*shutdown.borrow() => session.set_keepalive(Some(keepalive)),
+            _ => session.set_keepalive(None),
+        }
+        match exchange(&mut session, &self.live).await {
+            After::Reusable => {
+                let settings = HttpPersistentSettings::for_session(&session);
+                let stream = session.finish().await.ok()??;
+                Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+            }
+            After::Broken => {
+                session.shutdown().await;
+                None
+            }
+        }
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}
+
+/// Answers what is not HTTP, as far as that can be done.
+async fn malformed(session: &mut ServerSession) {
+    const BODY: &[u8] = br#"{"error":{"message":"The request is not well-formed HTTP.","type":"invalid_request_error","param":null,"code":"invalid_request"}}"#;
+    let build = || -> pingora_core::Result<Box<ResponseHeader>> {
+        let mut header = ResponseHeader::build(400, Some(3))?;
+        header.insert_header("content-type", "application/json")?;
+        header.insert_header("content-length", BODY.len())?;
+        header.insert_header("connection", "close")?;
+        Ok(Box::new(header))
+    };
+    if let Ok(header) = build() {
+        let _ = session.write_response_header(header).await;
+        let _ = session.write_response_body(Bytes::from_static(BODY), true).await;
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+struct Signals;
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        use tokio::signal::unix::{signal, SignalKind};
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+        }
+    }
+}
+
+/// Listens and serves until the process is told to end. Call it outside any async runtime: pingora makes its own.
+pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
+    // pingora ends the process when an address is taken; asking first gives a message that names it.
+    std::net::TcpListener::bind(server.listen).map_err(|source| ServeError::Listen { address: server.listen, source })?;
+    let conf = ServerConf {
+        threads: match server.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        },
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(server.drain_timeout.as_secs()),
+        ..ServerConf::default()
+    };
+    let mut options = HttpServerOptions::default();
+    options.h2c = server.tls.is_none();
+    let mut service = Service::new("public".to_owned(), Edge { live, options });
+    let address = server.listen.to_string();
+    match &server.tls {
+        None => service.add_tcp(&address),
+        Some(tls) => {
+            let (certificate, key) = (tls.certificate_file.to_string_lossy(), tls.key_file.to_string_lossy());
+            let failed = |reason: String| ServeError::Tls { certificate: certificate.to_string(), key: key.to_string(), reason };
+            let mut settings = TlsSettings::intermediate(&certificate, &key).map_err(|error| failed(error.to_string()))?;
+            settings.enable_h2();
+            service.add_tls_with_settings(&address, None, settings);
+        }
+    }
+    let mut pingora = Server::new_with_opt_and_conf(None, conf);
+    pingora.bootstrap();
+    pingora.add_service(service);
+    pingora.run(RunArgs { shutdown_signal: Box::new(Signals) });
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! What happened: metrics and one log line. Called explicitly at the end of every exchange, never from `Drop`.
+
+use crate::live::Live;
+use crate::metrics::{microseconds, KindLabels, ProviderLabels, RequestLabels, Step, TokenLabels};
+use crate::refuse::ErrorCode;
+use sluice_wire::event::Usage;
+use std::time::{Duration, Instant};
+
+/// Gathers an exchange's times and facts on the way.
+pub struct Tally {
+    pub request_id: String,
+    pub started: Instant,
+    mark: Instant,
+    steps: [Option<Duration>; Step::ALL.len()],
+    pub route: String,
+    pub provider: String,
+    pub status: u16,
+    pub error: Option<ErrorCode>,
+    pub usage: Option<Usage>,
+    pub upstream: Option<Duration>,
+    pub scrubbed: Vec<(&'static str, u32)>,
+}
+
+impl Tally {
+    pub fn begin(request_id: String) -> Tally {
+        let now = Instant::now();
+        Tally {
+            request_id,
+            started: now,
+            mark: now,
+            steps: [None; Step::ALL.len()],
+            route: "none".to_owned(),
+            provider: String::new(),
+            status: 0,
+            error: None,
+            usage: None,
+            upstream: None,
+            scrubbed: Vec::new(),
+        }
+    }
+
+    /// The step that just ended began when the one before it ended.
+    pub fn done(&mut self, step: Step) {
+        let now = Instant::now();
+        self.steps[step as usize] = Some(now - self.mark);
+        self.mark = now;
+    }
+
+    /// Sluice's own time so far: the steps that wait for nobody.
+    fn own(&self) -> Duration {
+        Step::ALL.into_iter().filter(|step| !step.waits()).filter_map(|step| self.steps[step as usize]).sum()
+    }
+
+    /// `server-timing` (W3C): each step in milliseconds.
+    pub fn server_timing(&self) -> String {
+        let mut text = String::with_capacity(192);
+        for step in Step::ALL {
+            if let Some(took) = self.steps[step as usize] {
+                text.push_str(&format!("{};dur={:.3}, ", step.name(), microseconds(took) / 1000.0));
+            }
+        }
+        text.push_str(&format!("own;dur={:.3}", microseconds(self.own()) / 1000.0));
+        text
+    }
+
+    /// The steps in microseconds, for `/v1/explain`.
+    pub fn microseconds(&self) -> serde_json::Map<String, serde_json::Value> {
+        let known = Step::ALL.into_iter().filter_map(|step| Some((step.name().to_owned(), self.steps[step as usize]?)));
+        known.map(|(name, took)| (name, microseconds(took).into())).collect()
+    }
+}
+
+pub fn settle(tally: Tally, live: &Live) {
+    let metrics = &live.metrics;
+    let status_class = match tally.status {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500..600 => "5xx",
+        _ => "none",
+    };
+    metrics.requests.get_or_create(&RequestLabels { route: tally.route.clone(), status_class }).inc();
+    for step in Step::ALL {
+        if let Some(took) = tally.steps[step as usize] {
+            metrics.step(step, took);
+        }
+    }
+    metrics.own.observe(microseconds(tally.own()));
+    if let Some(upstream) = tally.upstream {
+        metrics.upstream.get_or_create(&ProviderLabels { provider: tally.provider.clone() }).observe(microseconds(upstream));
+    }
+    if let Some(usage) = tally.usage {
+        for (direction, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {
+            metrics.tokens.get_or_create(&TokenLabels { route: tally.route.clone(), direction }).inc_by(tokens);
+        }
+    }
+    for (kind, count) in &tally.scrubbed {
+        metrics.scrubbed.get_or_create(&KindLabels { kind }).inc_by(u64::from(*count));
+    }
+    if let Some(code) = tally.error {
+        metrics.error(code);
+        if code == ErrorCode::ClientDeparted && tally.upstream.is_some() {
+            metrics.upstream_cancelled.inc();
+        }
+    }
+    tracing::debug!(
+        request_id = tally.request_id,
+        route = tally.route,
+        provider = tally.provider,
+        status = tally.status,
+        error = tally.error.map(|code| code.row().name),
+        milliseconds = microseconds(tally.started.elapsed()) / 1000.0,
+        own_milliseconds = microseconds(tally.own()) / 1000.0,
+        input_tokens = tally.usage.map(|usage| usage.prompt_tokens),
+        output_tokens = tally.usage.map(|usage| usage.completion_tokens),
+        "exchange ended"
+    );
+}

@@ -1,0 +1,49 @@
+//! Names for a request: its id, and its place in a distributed trace (W3C Trace Context).
+
+/// 128 random bits as 32 hexadecimal digits.
+pub fn random_hex<const BYTES: usize>() -> String {
+    let mut bytes = [0u8; BYTES];
+    // Without randomness an id is only less unique; a nonce's unpredictability is not what keeps data apart.
+    let _ = getrandom::fill(&mut bytes);
+    let mut text = String::with_capacity(BYTES * 2);
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        text.push(char::from(HEX[usize::from(byte >> 4)]));
+        text.push(char::from(HEX[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// The `traceparent` to send on: the caller's trace with a parent of our own, or a new trace.
+pub fn traceparent(received: Option<&str>) -> String {
+    let parent = random_hex::<8>();
+    match received.and_then(parse) {
+        Some((trace, flags)) => format!("00-{trace}-{parent}-{flags}"),
+        None => format!("00-{}-{parent}-00", random_hex::<16>()),
+    }
+}
+
+/// Trace id and flags of a well-formed `traceparent` of any version.
+fn parse(text: &str) -> Option<(&str, &str)> {
+    let mut parts = text.trim().split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let zero = |text: &str| text.bytes().all(|byte| byte == b'0');
+    let fits = hex(version, 2) && version != "ff" && hex(trace, 32) && !zero(trace) && hex(parent, 16) && !zero(parent) && hex(flags, 2);
+    (fits && (version != "00" || parts.next().is_none())).then_some((trace, flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_trace_goes_on_with_a_new_parent() {
+        let sent = traceparent(Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        assert!(sent.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && sent.ends_with("-01"));
+        assert!(!sent.contains("b7ad6b7169203331"));
+        for bad in ["", "00-0-0-0", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
+            assert!(traceparent(Some(bad)).ends_with("-00"), "{bad}");
+        }
+    }
+}
