@@ -1,1 +1,107 @@
-fn main(){}
+//! The `sluice` binary: one file per subcommand. Each loads, builds, waits and prints; what it means is elsewhere.
+
+mod admin;
+mod check;
+mod edge;
+mod ingest;
+mod key;
+mod location;
+mod log;
+mod mock;
+mod prompt;
+mod publish;
+mod search;
+mod up;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A high-throughput edge context proxy for programs that talk to LLM providers.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    /// Folder of the store, its secrets, the published objects and the edge's cache.
+    #[arg(long, global = true, env = "SLUICE_DATA", default_value = "data", value_name = "DIR")]
+    data: PathBuf,
+    /// Whose keys, prompts and knowledge.
+    #[arg(long, global = true, env = "SLUICE_TENANT", default_value = "default", value_name = "NAME")]
+    tenant: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything in one process: store, publisher, edge, built-in provider.
+    Up(up::Up),
+    /// Run an edge that follows a snapshot location.
+    Serve(edge::Serve),
+    /// Check a configuration file and report every fault in it.
+    Check(check::Check),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// Store, deploy and look at prompts.
+    #[command(subcommand)]
+    Prompt(prompt::Prompt),
+    /// Put documents into a collection.
+    Ingest(ingest::Ingest),
+    /// Write a signed snapshot of the store for the edges.
+    Publish(publish::Publish),
+    /// Search a published collection.
+    Search(search::Search),
+    /// Hash every published object again.
+    Verify(verify::Verify),
+    /// Run the built-in provider alone.
+    Mock(mock::Mock),
+}
+
+/// What every command may need.
+struct Context {
+    data: PathBuf,
+    tenant: String,
+}
+
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context { data: cli.data, tenant: cli.tenant };
+    let outcome = match cli.command {
+        Command::Up(command) => command.run(context),
+        Command::Serve(command) => command.run(context),
+        Command::Check(command) => command.run(),
+        Command::Key(command) => block_on(command.run(context)),
+        Command::Prompt(command) => block_on(command.run(context)),
+        Command::Ingest(command) => block_on(command.run(context)),
+        Command::Publish(command) => block_on(command.run(context)),
+        Command::Search(command) => block_on(command.run(context)),
+        Command::Verify(command) => block_on(command.run(context)),
+        Command::Mock(command) => block_on(command.run()),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("sluice: {}", chain(error.as_ref()));
+        ExitCode::from(2)
+    })
+}
+
+fn block_on(future: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future)
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,197 @@
+//! `sluice serve`, and the edge half of `sluice up`.
+//!
+//! pingora's runtimes serve requests; a runtime of its own follows snapshots and the configuration and serves the
+//! admin listener, so that neither waits for the other.
+
+use crate::{admin, chain, location, log, Context, Outcome};
+use clap::Args;
+use sluice_config::{Config, Environment, ProviderKind};
+use sluice_proxy::{Live, Prepared};
+use sluice_segment::VerifyingKey;
+use sluice_state::Follower;
+use sluice_store::{read_pepper, read_publisher_key};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{signal, SignalKind};
+
+#[derive(Args)]
+pub struct Serve {
+    /// The configuration; the built-in sample if left out.
+    #[arg(long, env = "SLUICE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Serve {
+    pub fn run(self, context: Context) -> Outcome {
+        let runtime = control_runtime()?;
+        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::FAILURE) };
+        log::start(&config.log);
+        let edge = Edge { config, config_file: self.config, data: context.data };
+        edge.run(&runtime)
+    }
+}
+
+/// The configuration that `sluice up` and `serve` use when none is named.
+const SAMPLE: &str = include_str!("../../samples/sluice.toml");
+
+/// How often the configuration file is looked at.
+const CONFIG_POLL: Duration = Duration::from_secs(1);
+
+/// Reads a configuration; faults go to standard error.
+pub fn load(file: Option<&Path>) -> Option<Config> {
+    read(file).map_err(|faults| eprintln!("{faults}")).ok()
+}
+
+fn read(file: Option<&Path>) -> Result<Config, sluice_config::Faults> {
+    let environment = Environment::from_process();
+    match file {
+        Some(file) => Config::load(file, &environment),
+        None => Config::parse("built-in configuration", SAMPLE, &environment),
+    }
+}
+
+pub fn control_runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()
+}
+
+/// An edge that is about to run.
+pub struct Edge {
+    pub config: Config,
+    pub config_file: Option<PathBuf>,
+    pub data: PathBuf,
+}
+
+impl Edge {
+    /// Serves until the process is told to end.
+    pub fn run(self, runtime: &Runtime) -> Outcome {
+        let live = runtime.block_on(self.start())?;
+        sluice_proxy::serve(live, &self.config.server)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn start(&self) -> Result<Arc<Live>, Box<dyn std::error::Error>> {
+        let admin = admin::bind(self.config.server.admin_listen).await?;
+        let mock = match self.config.providers.values().any(|provider| provider.kind == ProviderKind::Mock) {
+            true => Some(start_mock().await?),
+            false => None,
+        };
+        let pepper = read_pepper(&self.data)?;
+        let store = location::open(self.config.snapshot.location.as_deref(), &self.data)?;
+        let mut follower = Follower::new(store, self.data.join("edge"), self.trusted()?)?;
+        let mut snapshot = match follower.poll().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the published snapshot is refused; the last one that was served is tried");
+                None
+            }
+        };
+        if snapshot.is_none() {
+            snapshot = follower.last_known();
+        }
+        match &snapshot {
+            Some(snapshot) => tracing::info!(epoch = snapshot.epoch, "serving a snapshot"),
+            None => tracing::warn!("no snapshot yet; requests are refused until one is published"),
+        }
+        let config = Arc::new(self.config.clone());
+        let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock).await?;
+        let live = Arc::new(Live::new(prepared, pepper));
+        tokio::spawn(admin::serve(admin, Arc::clone(&live)));
+        tokio::spawn(follow(follower, Arc::clone(&live), mock));
+        tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock));
+        tracing::info!(public = %config.server.listen, admin = %config.server.admin_listen, "listening");
+        Ok(live)
+    }
+
+    /// The keys whose snapshots are believed: those of the configuration, or the data folder's own publisher.
+    fn trusted(&self) -> Result<Vec<VerifyingKey>, Box<dyn std::error::Error>> {
+        if self.config.snapshot.trusted_keys.is_empty() {
+            return Ok(vec![read_publisher_key(&self.data).map_err(|error| format!("no trusted publisher: {}; set `snapshot.trusted_keys`", chain(&error)))?]);
+        }
+        let keys = self.config.snapshot.trusted_keys.iter().map(|bytes| VerifyingKey::from_bytes(bytes).map_err(|_| "a key of `snapshot.trusted_keys` is not an Ed25519 public key".into()));
+        keys.collect()
+    }
+}
+
+async fn start_mock() -> Result<SocketAddr, Box<dyn std::error::Error>> {
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mock = sluice_bench::mock::Mock::bind(address, Default::default()).await?;
+    let address = mock.local_addr();
+    tokio::spawn(mock.serve());
+    tracing::info!(url = format!("http://{address}"), "built-in mock provider; GET /mock/requests shows what it received");
+    Ok(address)
+}
+
+/// Takes over every new snapshot. One that is refused is reported, and the old one serves on.
+async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr>) {
+    let mut last_error = String::new();
+    loop {
+        let (config, _) = live.current();
+        tokio::time::sleep(config.snapshot.poll_interval).await;
+        match follower.poll().await {
+            Ok(None) => last_error.clear(),
+            Ok(Some(snapshot)) => {
+                last_error.clear();
+                let epoch = snapshot.epoch;
+                let (config, _) = live.current();
+                match Prepared::new(config, Some(Arc::new(snapshot)), mock).await {
+                    Ok(prepared) => {
+                        live.swap(prepared);
+                        tracing::info!(epoch, "snapshot in force");
+                    }
+                    Err(error) => tracing::error!(epoch, error = chain(&error), "the snapshot cannot be prepared; the old one serves on"),
+                }
+            }
+            Err(error) => {
+                live.count_sync_failure();
+                let error = chain(&error);
+                // Said once for as long as it lasts.
+                if error != last_error {
+                    tracing::error!(error, "the published snapshot is refused; the old one serves on");
+                    last_error = error;
+                }
+            }
+        }
+    }
+}
+
+/// Reloads on SIGHUP and when the file's bytes change.
+async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<SocketAddr>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let contents = |file: &Option<PathBuf>| file.as_ref().and_then(|file| std::fs::read(file).ok());
+    let mut seen = contents(&file);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(CONFIG_POLL) => false,
+        };
+        let now = contents(&file);
+        if !asked && (now == seen || now.is_none()) {
+            continue;
+        }
+        seen = now;
+        let config = match read(file.as_deref()) {
+            Ok(config) => config,
+            Err(faults) => {
+                for fault in faults.iter() {
+                    tracing::error!(fault = %fault, "the changed configuration has a fault; the running one stays in force");
+                }
+                continue;
+            }
+        };
+        let (old, snapshot) = live.current();
+        if old.server.listen != config.server.listen || old.server.admin_listen != config.server.admin_listen || old.server.worker_threads != config.server.worker_threads || old.server.tls != config.server.tls || old.snapshot.location != config.snapshot.location || old.log != config.log {
+            tracing::warn!("listeners, threads, TLS, log and snapshot location take effect with the next start");
+        }
+        match Prepared::new(Arc::new(config), snapshot, mock).await {
+            Ok(prepared) => {
+                live.swap(prepared);
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => tracing::error!(error = chain(&error), "the changed configuration cannot be put in force; the running one stays"),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `sluice publish`.
+
+use crate::{location, Context, Outcome};
+use clap::Args;
+use sluice_store::Store;
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Publish {
+    /// Where to, as a `file:///…` URL; `objects` in the data folder if left out.
+    #[arg(long, value_name = "URL")]
+    to: Option<String>,
+}
+
+impl Publish {
+    pub async fn run(self, context: Context) -> Outcome {
+        let store = Store::open(&context.data).await?;
+        let done = store.publish(location::open(self.to.as_deref(), &context.data)?).await?;
+        match done.changed {
+            true => println!("epoch {} published: {} segments built, {} kept, {} bytes written", done.epoch, done.segments_built, done.segments_kept, done.bytes),
+            false => println!("epoch {} is in force already; nothing changed", done.epoch),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

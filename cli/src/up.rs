@@ -1,0 +1,119 @@
+//! `sluice up`: store, publisher and edge in one process.
+
+use crate::edge::{control_runtime, load, Edge};
+use crate::{chain, location, log, Context, Outcome};
+use clap::Args;
+use object_store::ObjectStore;
+use sluice_store::{Identity, NewKey, PromptFile, Source, Store};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Args)]
+pub struct Up {
+    /// The configuration; the built-in sample if left out.
+    #[arg(long, env = "SLUICE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Fills an empty store from this folder: `prompts/*.jinja` and `knowledge/COLLECTION/*`, and makes a key.
+    #[arg(long, value_name = "DIR")]
+    sample: Option<PathBuf>,
+}
+
+/// How often the store is asked whether it changed.
+const PUBLISH_POLL: Duration = Duration::from_millis(300);
+
+impl Up {
+    pub fn run(self, context: Context) -> Outcome {
+        let runtime = control_runtime()?;
+        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::FAILURE) };
+        log::start(&config.log);
+        runtime.block_on(async {
+            let store = Store::open(&context.data).await?;
+            Identity::open(&context.data)?;
+            if let Some(sample) = &self.sample {
+                if store.is_empty().await? {
+                    seed(&store, &context.tenant, sample).await?;
+                }
+            }
+            if let Some(key) = sample_key(&context.data) {
+                greet(&config.server.listen.to_string(), &key);
+            }
+            let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
+            store.publish(Arc::clone(&location)).await?;
+            tokio::spawn(publish_changes(store, location));
+            Ok::<_, Box<dyn std::error::Error>>(())
+        })?;
+        Edge { config, config_file: self.config, data: context.data }.run(&runtime)
+    }
+}
+
+/// Publishes whenever the store has changed, and renews the manifest once an hour.
+async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
+    let mut published = -1;
+    let mut renewed = tokio::time::Instant::now();
+    loop {
+        let latest = store.latest_change().await.unwrap_or(published);
+        if latest != published || renewed.elapsed() > Duration::from_secs(600) {
+            match store.publish(Arc::clone(&location)).await {
+                Ok(_) => {
+                    published = latest;
+                    renewed = tokio::time::Instant::now();
+                }
+                Err(error) => {
+                    tracing::error!(error = chain(&error), "cannot publish; the snapshot in force stays");
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+            }
+        }
+        tokio::time::sleep(PUBLISH_POLL).await;
+    }
+}
+
+async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    tracing::info!(folder = %folder.display(), "filling the empty store with samples");
+    for file in files(&folder.join("prompts"))? {
+        let alias = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let prompt = PromptFile::parse(&std::fs::read_to_string(&file)?).map_err(|error| format!("{}: {error}", file.display()))?;
+        store.put_prompt(tenant, &alias, &prompt, "sample").await?;
+        store.deploy_prompt(tenant, &alias, None, "production", "sample").await?;
+    }
+    for collection in files(&folder.join("knowledge"))? {
+        let name = collection.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let source = Source::find(std::slice::from_ref(&collection))?;
+        let summary = store.ingest(tenant, &name, source.documents(), |_, _| {}).await?;
+        tracing::info!(collection = name, documents = summary.documents, chunks = summary.chunks, "sample knowledge ingested");
+    }
+    let asserts = ["variables", "prompt", "environment", "collections", "context_tokens", "explain"].map(str::to_owned).to_vec();
+    let all = || vec!["*".to_owned()];
+    let created = store.create_key(tenant, NewKey { name: "sample".to_owned(), requests_per_minute: 60, expires_at: 0, routes: all(), models: all(), asserts }).await?;
+    // The sample's key is kept beside the sample's data, so that a second start can show it again.
+    write_private(&store.folder().join("sample.key"), &created.key)?;
+    Ok(())
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+fn sample_key(data: &Path) -> Option<String> {
+    std::fs::read_to_string(data.join("sample.key")).ok()
+}
+
+fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    files.sort();
+    Ok(files)
+}
+
+fn greet(address: &str, key: &str) {
+    println!("Sluice listens at http://{address}/v1. Try:\n");
+    println!("export SLUICE_KEY={key}");
+    println!("curl -s http://{address}/v1/chat/completions -H \"Authorization: Bearer $SLUICE_KEY\" -H 'content-type: application/json' -d '{{\"model\":\"support-bot\",\"sluice\":{{\"variables\":{{\"customer\":\"Ann\"}}}},\"messages\":[{{\"role\":\"user\",\"content\":\"How long do refunds take? Write to ann@example.com.\"}}]}}'\n");
+}
