@@ -140,13 +140,16 @@ impl Metrics {
         registry.register("snapshot_failures", "Polls whose snapshot was refused or could not be read; the old one serves on", sync_failures.clone());
         let errors = ErrorCode::ALL.iter().map(|code| {
             let row = code.row();
-            errors.get_or_create(&ErrorLabels { cause: row.name, fault: row.fault.name() }).clone()
+            errors.get_or_create_owned(&ErrorLabels { cause: row.name, fault: row.fault.name() })
         });
+        // A family hands out guards of a lock: two in one expression would wait for each other.
+        let recall_hit = recall.get_or_create_owned(&ResultLabels { result: "hit" });
+        let recall_miss = recall.get_or_create_owned(&ResultLabels { result: "miss" });
         Metrics {
             errors: errors.collect(),
-            steps: Step::ALL.iter().map(|step| steps.get_or_create(&StepLabels { step: step.name() }).clone()).collect(),
-            recall_hit: recall.get_or_create(&ResultLabels { result: "hit" }).clone(),
-            recall_miss: recall.get_or_create(&ResultLabels { result: "miss" }).clone(),
+            steps: Step::ALL.iter().map(|step| steps.get_or_create_owned(&StepLabels { step: step.name() })).collect(),
+            recall_hit,
+            recall_miss,
             registry,
             requests,
             own,
