@@ -152,7 +152,8 @@ impl Stage {
             .start("mock", folder)?;
         mock.wait_for(mock_addr, "/mock/stats")?;
         let script = workload.script();
-        let (answer, text) = load::ask(mock_addr, &workload.post("/mock/script", "", &script)).doing("scripting the mock")?;
+        let (answer, text) =
+            load::ask(mock_addr, &workload.post("/mock/script", "", &script)).doing("scripting the mock")?;
         if answer.status != 200 {
             return Err(Failure::because("scripting the mock", text));
         }
@@ -164,7 +165,8 @@ impl Stage {
 
         let data = folder.join("data");
         let configuration = folder.join("edge.toml");
-        fs::write(&configuration, workload::configuration(edge_addr, admin_addr, mock_addr)).doing("writing the configuration")?;
+        fs::write(&configuration, workload::configuration(edge_addr, admin_addr, mock_addr))
+            .doing("writing the configuration")?;
         let prompt = folder.join("bench.jinja");
         fs::write(&prompt, workload::PROMPT).doing("writing the prompt")?;
         let call = |arguments: &[&str], files: &[&Path]| {
@@ -185,7 +187,8 @@ impl Stage {
         edge.wait_for(admin_addr, "/readyz")?;
 
         let workload = workload.with_key(key);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting the load generator")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().doing("starting the load generator")?;
         Ok(Stage { mock, mock_addr, floor, floor_addr, edge, edge_addr, admin_addr, plain, workload, cold: 0, runtime })
     }
 
@@ -231,7 +234,10 @@ impl Stage {
         }
         let Report { requests, status_errors, io_errors, .. } = report;
         let reason = format!("of {requests} requests {status_errors} had a bad status and {io_errors} failed");
-        Err(Failure::because(format!("measuring {}", case.name()), format!("{reason}\n{}", self.process(case).last_words())))
+        Err(Failure::because(
+            format!("measuring {}", case.name()),
+            format!("{reason}\n{}", self.process(case).last_words()),
+        ))
     }
 
     /// Connections, pools, caches and pages, before anything counts.
@@ -301,7 +307,8 @@ impl Stage {
         let (_, metrics) = load::ask(self.admin_addr, &self.workload.get("/metrics")).doing("reading the metrics")?;
         let count = |result: &str| {
             let label = format!("result=\"{result}\"");
-            let lines = metrics.lines().filter(|line| line.starts_with("sluice_recall_cache_total{") && line.contains(&label));
+            let lines =
+                metrics.lines().filter(|line| line.starts_with("sluice_recall_cache_total{") && line.contains(&label));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64
         };
         Ok((count("hit"), count("miss")))

@@ -19,7 +19,8 @@ async fn mock(script: &str) -> SocketAddr {
 fn chat(stream: bool) -> Requests {
     Arc::new(move |number| {
         let body = format!(r#"{{"stream": {stream}, "messages": [{{"role": "user", "content": "number {number}"}}]}}"#);
-        let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: mock\r\ncontent-length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nhost: mock\r\ncontent-length: {}\r\n\r\n", body.len());
         Bytes::from(head + &body)
     })
 }
@@ -58,9 +59,8 @@ async fn errors_are_counted_by_kind_and_leave_no_latency() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_loop_keeps_its_rate_and_counts_from_the_scheduled_time() {
     let addr = mock(r#"{"latency_milliseconds": 50}"#).await;
-    let run = |connections| {
-        tokio::task::spawn_blocking(move || load::open(addr, connections, 100.0, 0..20, &chat(false)))
-    };
+    let run =
+        |connections| tokio::task::spawn_blocking(move || load::open(addr, connections, 100.0, 0..20, &chat(false)));
     let enough = run(16).await.unwrap();
     assert_eq!((enough.requests, enough.errors()), (20, 0));
     assert!(enough.elapsed >= Duration::from_millis(190), "{:?}", enough.elapsed);

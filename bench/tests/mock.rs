@@ -96,7 +96,8 @@ async fn a_stream_opens_with_the_role_and_ends_with_finish_usage_and_done() {
     assert_eq!(answer.header("content-type"), "text/event-stream; charset=utf-8");
     let events = answer.events();
     assert_eq!(events.last().unwrap(), "[DONE]");
-    let mut chunks: Vec<Value> = events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    let mut chunks: Vec<Value> =
+        events[..events.len() - 1].iter().map(|data| serde_json::from_str(data).unwrap()).collect();
     for chunk in &mut chunks {
         assert_eq!(chunk["object"], "chat.completion.chunk");
         assert_eq!(chunk["model"], "m");
@@ -185,7 +186,8 @@ async fn legacy_completions_speak_plain_and_streamed() {
     assert_eq!(plain["choices"], json!([{"index": 0, "text": "b c", "logprobs": null, "finish_reason": "stop"}]));
     assert_eq!(plain["usage"]["completion_tokens"], 2);
     let streamed = mock.post("/v1/completions", "{}", json!({"prompt": "b c", "stream": true})).await;
-    let texts: String = streamed.json_events().iter().map(|event| event["choices"][0]["text"].as_str().unwrap()).collect();
+    let texts: String =
+        streamed.json_events().iter().map(|event| event["choices"][0]["text"].as_str().unwrap()).collect();
     assert_eq!(texts, "b c");
     assert_eq!(streamed.events().last().unwrap(), "[DONE]");
 }
@@ -203,7 +205,8 @@ async fn embeddings_are_deterministic_and_come_as_numbers_or_base64() {
     assert_ne!(list["data"][0]["embedding"], list["data"][1]["embedding"]);
     let numbers = embed(json!({"input": "one"})).await;
     let encoded = embed(json!({"input": "one", "encoding_format": "base64"})).await;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded["data"][0]["embedding"].as_str().unwrap()).unwrap();
+    let bytes =
+        base64::engine::general_purpose::STANDARD.decode(encoded["data"][0]["embedding"].as_str().unwrap()).unwrap();
     let decoded: Vec<f32> = bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
     let numbers: Vec<f32> = serde_json::from_value(numbers["data"][0]["embedding"].clone()).unwrap();
     assert_eq!(decoded, numbers);
@@ -479,7 +482,9 @@ impl Running {
     async fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
         let length = body.len();
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: mock\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: mock\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         stream
     }

@@ -1,17 +1,19 @@
 //! The admin listener: `/metrics` and `/readyz`, for loopback only.
 
+use axum::Router;
 use axum::extract::State;
-use axum::http::{header, StatusCode};
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::Router;
 use sluice_proxy::Live;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).await.map_err(|error| format!("cannot listen on {address} (`server.admin_listen`): {error}"))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address} (`server.admin_listen`): {error}"))
 }
 
 pub async fn serve(listener: TcpListener, live: Arc<Live>) {

@@ -3,7 +3,7 @@
 //! pingora's runtimes serve requests; a runtime of its own follows snapshots and the configuration and serves the
 //! admin listener, so that neither waits for the other.
 
-use crate::{admin, chain, location, log, Context, Outcome};
+use crate::{Context, Outcome, admin, chain, location, log};
 use clap::Args;
 use sluice_config::{Config, Environment, ProviderKind};
 use sluice_proxy::{Live, Prepared};
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{signal, SignalKind};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args)]
 pub struct Serve {
@@ -85,7 +85,10 @@ impl Edge {
         let mut snapshot = match follower.poll().await {
             Ok(found) => found,
             Err(error) => {
-                tracing::error!(error = chain(&error), "the published snapshot is refused; the last one that was served is tried");
+                tracing::error!(
+                    error = chain(&error),
+                    "the published snapshot is refused; the last one that was served is tried"
+                );
                 None
             }
         };
@@ -109,9 +112,15 @@ impl Edge {
     /// The keys whose snapshots are believed: those of the configuration, or the data folder's own publisher.
     fn trusted(&self) -> Result<Vec<VerifyingKey>, Box<dyn std::error::Error>> {
         if self.config.snapshot.trusted_keys.is_empty() {
-            return Ok(vec![read_publisher_key(&self.data).map_err(|error| format!("no trusted publisher: {}; set `snapshot.trusted_keys`", chain(&error)))?]);
+            return Ok(vec![
+                read_publisher_key(&self.data)
+                    .map_err(|error| format!("no trusted publisher: {}; set `snapshot.trusted_keys`", chain(&error)))?,
+            ]);
         }
-        let keys = self.config.snapshot.trusted_keys.iter().map(|bytes| VerifyingKey::from_bytes(bytes).map_err(|_| "a key of `snapshot.trusted_keys` is not an Ed25519 public key".into()));
+        let keys = self.config.snapshot.trusted_keys.iter().map(|bytes| {
+            VerifyingKey::from_bytes(bytes)
+                .map_err(|_| "a key of `snapshot.trusted_keys` is not an Ed25519 public key".into())
+        });
         keys.collect()
     }
 }
@@ -121,7 +130,10 @@ async fn start_mock() -> Result<SocketAddr, Box<dyn std::error::Error>> {
     let mock = sluice_bench::mock::Mock::bind(address, Default::default()).await?;
     let address = mock.local_addr();
     tokio::spawn(mock.serve());
-    tracing::info!(url = format!("http://{address}"), "built-in mock provider; GET /mock/requests shows what it received");
+    tracing::info!(
+        url = format!("http://{address}"),
+        "built-in mock provider; GET /mock/requests shows what it received"
+    );
     Ok(address)
 }
 
@@ -142,7 +154,11 @@ async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr
                         live.swap(prepared);
                         tracing::info!(epoch, "snapshot in force");
                     }
-                    Err(error) => tracing::error!(epoch, error = chain(&error), "the snapshot cannot be prepared; the old one serves on"),
+                    Err(error) => tracing::error!(
+                        epoch,
+                        error = chain(&error),
+                        "the snapshot cannot be prepared; the old one serves on"
+                    ),
                 }
             }
             Err(error) => {
@@ -183,7 +199,13 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
             }
         };
         let (old, snapshot) = live.current();
-        if old.server.listen != config.server.listen || old.server.admin_listen != config.server.admin_listen || old.server.worker_threads != config.server.worker_threads || old.server.tls != config.server.tls || old.snapshot.location != config.snapshot.location || old.log != config.log {
+        if old.server.listen != config.server.listen
+            || old.server.admin_listen != config.server.admin_listen
+            || old.server.worker_threads != config.server.worker_threads
+            || old.server.tls != config.server.tls
+            || old.snapshot.location != config.snapshot.location
+            || old.log != config.log
+        {
             tracing::warn!("listeners, threads, TLS, log and snapshot location take effect with the next start");
         }
         match Prepared::new(Arc::new(config), snapshot, mock).await {
@@ -191,7 +213,10 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
                 live.swap(prepared);
                 tracing::info!("configuration reloaded");
             }
-            Err(error) => tracing::error!(error = chain(&error), "the changed configuration cannot be put in force; the running one stays"),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "the changed configuration cannot be put in force; the running one stays"
+            ),
         }
     }
 }

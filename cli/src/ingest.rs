@@ -34,12 +34,18 @@ impl Ingest {
             .await?;
         bar.finish_and_clear();
         if self.json {
-            println!("{}", serde_json::json!({
-                "collection": self.collection, "documents": summary.documents, "chunks": summary.chunks,
-                "new": summary.new, "unchanged": summary.unchanged, "duplicate_chunks": summary.duplicate_chunks,
-            }));
+            println!(
+                "{}",
+                serde_json::json!({
+                    "collection": self.collection, "documents": summary.documents, "chunks": summary.chunks,
+                    "new": summary.new, "unchanged": summary.unchanged, "duplicate_chunks": summary.duplicate_chunks,
+                })
+            );
         } else {
-            println!("{}: {} documents, {} chunks, {} new, {} unchanged", self.collection, summary.documents, summary.chunks, summary.new, summary.unchanged);
+            println!(
+                "{}: {} documents, {} chunks, {} new, {} unchanged",
+                self.collection, summary.documents, summary.chunks, summary.new, summary.unchanged
+            );
         }
         Ok(ExitCode::SUCCESS)
     }

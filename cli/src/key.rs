@@ -3,7 +3,7 @@
 use crate::{Context, Outcome};
 use clap::{Args, Subcommand};
 use sluice_policies::grant::Assert;
-use sluice_store::{now, NewKey, Store};
+use sluice_store::{NewKey, Store, now};
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
@@ -65,8 +65,18 @@ impl Key {
                             None if key.expires_at > 0 && key.expires_at <= now() => "expired",
                             None => "good",
                         };
-                        let rpm = if key.requests_per_minute == 0 { "default".to_owned() } else { key.requests_per_minute.to_string() };
-                        println!("{:<34} {:<20} {:<18} {:>10}  {state}", key.id, key.name, format!("{}…", key.prefix), rpm);
+                        let rpm = if key.requests_per_minute == 0 {
+                            "default".to_owned()
+                        } else {
+                            key.requests_per_minute.to_string()
+                        };
+                        println!(
+                            "{:<34} {:<20} {:<18} {:>10}  {state}",
+                            key.id,
+                            key.name,
+                            format!("{}…", key.prefix),
+                            rpm
+                        );
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Snapshot locations: a folder by default, a URL otherwise.
 
-use object_store::local::LocalFileSystem;
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

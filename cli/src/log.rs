@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{fmt, Layer};
+use tracing_subscriber::{Layer, fmt};
 
 pub fn start(log: &Log) {
     let level = match log.level {
@@ -21,10 +21,15 @@ pub fn start(log: &Log) {
     };
     let others = level.min(LevelFilter::WARN);
     // pingora logs each request that a peer breaks at `error`, with its URI, whose query may be a secret.
-    let filter = Targets::new().with_default(others).with_target("sluice", level).with_target("pingora", LevelFilter::OFF);
-    let filter = ["proxy", "state", "store", "index", "config"].iter().fold(filter, |filter, name| filter.with_target(format!("sluice_{name}"), level));
+    let filter =
+        Targets::new().with_default(others).with_target("sluice", level).with_target("pingora", LevelFilter::OFF);
+    let filter = ["proxy", "state", "store", "index", "config"]
+        .iter()
+        .fold(filter, |filter, name| filter.with_target(format!("sluice_{name}"), level));
     let layer = match log.format {
-        LogFormat::Human => fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Human => {
+            fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
+        }
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
     // A second start in one process would be a fault of this program; the first subscriber stays.

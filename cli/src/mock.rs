@@ -16,8 +16,13 @@ pub struct Mock {
 
 impl Mock {
     pub async fn run(self) -> Outcome {
-        let mock = sluice_bench::mock::Mock::bind(self.listen, self.script).await.map_err(|error| format!("cannot listen on {}: {error}", self.listen))?;
-        eprintln!("mock provider at http://{}/v1 (scripts: POST /mock/script, received requests: GET /mock/requests)", mock.local_addr());
+        let mock = sluice_bench::mock::Mock::bind(self.listen, self.script)
+            .await
+            .map_err(|error| format!("cannot listen on {}: {error}", self.listen))?;
+        eprintln!(
+            "mock provider at http://{}/v1 (scripts: POST /mock/script, received requests: GET /mock/requests)",
+            mock.local_addr()
+        );
         tokio::select! {
             () = mock.serve() => {}
             _ = tokio::signal::ctrl_c() => {}

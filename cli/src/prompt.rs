@@ -56,7 +56,8 @@ impl Prompt {
         let tenant = context.tenant.as_str();
         match self {
             Prompt::Put { alias, file, note } => {
-                let text = std::fs::read_to_string(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+                let text = std::fs::read_to_string(&file)
+                    .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
                 let parsed = PromptFile::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?;
                 let number = store.put_prompt(tenant, &alias, &parsed, &note).await?;
                 println!("{alias} version {number}");
@@ -75,7 +76,11 @@ impl Prompt {
                     println!("{}", serde_json::to_string_pretty(&prompts)?);
                 } else {
                     for prompt in prompts {
-                        let deployed: Vec<String> = prompt.deployments.iter().map(|(environment, version, _)| format!("{environment}={version}")).collect();
+                        let deployed: Vec<String> = prompt
+                            .deployments
+                            .iter()
+                            .map(|(environment, version, _)| format!("{environment}={version}"))
+                            .collect();
                         println!("{:<32} {:>4} versions  {}", prompt.alias, prompt.versions, deployed.join(" "));
                     }
                 }
@@ -87,7 +92,10 @@ impl Prompt {
                 } else {
                     println!("# {} version {} by {}: {}", version.alias, version.number, version.author, version.note);
                     for (name, default) in &version.content.variables {
-                        println!("# variable {name}: {}", default.as_ref().map_or("required".to_owned(), |default| format!("default {default}")));
+                        println!(
+                            "# variable {name}: {}",
+                            default.as_ref().map_or("required".to_owned(), |default| format!("default {default}"))
+                        );
                     }
                     for (role, template) in &version.content.messages {
                         println!("## {role}\n{template}");

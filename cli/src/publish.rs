@@ -1,6 +1,6 @@
 //! `sluice publish`.
 
-use crate::{location, Context, Outcome};
+use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_store::Store;
 use std::process::ExitCode;
@@ -17,7 +17,10 @@ impl Publish {
         let store = Store::open(&context.data).await?;
         let done = store.publish(location::open(self.to.as_deref(), &context.data)?).await?;
         match done.changed {
-            true => println!("epoch {} published: {} segments built, {} kept, {} bytes written", done.epoch, done.segments_built, done.segments_kept, done.bytes),
+            true => println!(
+                "epoch {} published: {} segments built, {} kept, {} bytes written",
+                done.epoch, done.segments_built, done.segments_kept, done.bytes
+            ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
         }
         Ok(ExitCode::SUCCESS)

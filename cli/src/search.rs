@@ -1,10 +1,10 @@
 //! `sluice search`: what an edge would find, from the published snapshot.
 
-use crate::{location, Context, Outcome};
+use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_index::{Hit, Query, Ranking, Scope};
 use sluice_state::{Follower, Snapshot};
-use sluice_store::{read_publisher_key, Store};
+use sluice_store::{Store, read_publisher_key};
 use std::collections::HashSet;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -29,7 +29,8 @@ pub struct Search {
 impl Search {
     pub async fn run(self, context: Context) -> Outcome {
         let store = Store::open(&context.data).await?;
-        let tenant: [u8; 16] = store.tenant(&context.tenant).await?.try_into().map_err(|_| "the store's tenant id is not 16 bytes")?;
+        let tenant: [u8; 16] =
+            store.tenant(&context.tenant).await?.try_into().map_err(|_| "the store's tenant id is not 16 bytes")?;
         // What is published is searched, so that nothing is found here that an edge would not find.
         store.publish(location::open(None, &context.data)?).await?;
         let trusted = vec![read_publisher_key(&context.data)?];
@@ -40,7 +41,11 @@ impl Search {
         };
         let scope = Scope::of_tenant(tenant);
         if snapshot.library.collection(scope, &self.collection).is_none() {
-            return Err(format!("there is no collection `{}`; `sluice ingest {} PATH…` makes one", self.collection, self.collection).into());
+            return Err(format!(
+                "there is no collection `{}`; `sluice ingest {} PATH…` makes one",
+                self.collection, self.collection
+            )
+            .into());
         }
         match (&self.queries, &self.query) {
             (Some(file), _) => self.run_queries(file, &snapshot, scope)?,
@@ -56,7 +61,8 @@ impl Search {
         let ranking = Ranking { depth: Ranking::default().depth.max(self.k as usize * 2), ..Ranking::default() };
         let hits = snapshot.library.search(&Query::new(scope, &names, text).with_ranking(ranking), snapshot.embedder);
         let mut seen = HashSet::new();
-        let documents = hits.hits.into_iter().filter_map(|hit| Some((hit.passage()?.document.as_str().to_owned(), hit)));
+        let documents =
+            hits.hits.into_iter().filter_map(|hit| Some((hit.passage()?.document.as_str().to_owned(), hit)));
         documents.filter(|(document, _)| seen.insert(document.clone())).take(self.k as usize).collect()
     }
 
@@ -65,14 +71,26 @@ impl Search {
         let rank = |rank: Option<u32>| rank.map_or("-".to_owned(), |rank| rank.to_string());
         for (place, (document, hit)) in self.search(query, snapshot, scope).iter().enumerate() {
             let (title, start) = hit.passage().map_or((String::new(), String::new()), |passage| {
-                (passage.title.as_str().to_owned(), passage.text.chars().take(100).collect::<String>().replace('\n', " "))
+                (
+                    passage.title.as_str().to_owned(),
+                    passage.text.chars().take(100).collect::<String>().replace('\n', " "),
+                )
             });
-            println!("{:>4} {:>6.3} {:>7} {:>6}  {document}  {title}\n{:>27}{start}…", place + 1, hit.score, rank(hit.lexical_rank), rank(hit.vector_rank), "");
+            println!(
+                "{:>4} {:>6.3} {:>7} {:>6}  {document}  {title}\n{:>27}{start}…",
+                place + 1,
+                hit.score,
+                rank(hit.lexical_rank),
+                rank(hit.vector_rank),
+                ""
+            );
         }
     }
 
     fn run_queries(&self, file: &PathBuf, snapshot: &Snapshot, scope: Scope) -> Result<(), Box<dyn std::error::Error>> {
-        let reader = std::io::BufReader::new(std::fs::File::open(file).map_err(|error| format!("cannot open {}: {error}", file.display()))?);
+        let reader = std::io::BufReader::new(
+            std::fs::File::open(file).map_err(|error| format!("cannot open {}: {error}", file.display()))?,
+        );
         let mut out: Box<dyn Write> = match &self.run {
             Some(path) => Box::new(std::io::BufWriter::new(std::fs::File::create(path)?)),
             None => Box::new(std::io::stdout().lock()),
@@ -83,8 +101,13 @@ impl Search {
                 continue;
             }
             let place = || format!("{}:{}", file.display(), number + 1);
-            let value: serde_json::Value = serde_json::from_str(&line).map_err(|error| format!("{}: {error}", place()))?;
-            let text = |name: &str| value.get(name).and_then(|value| value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string())));
+            let value: serde_json::Value =
+                serde_json::from_str(&line).map_err(|error| format!("{}: {error}", place()))?;
+            let text = |name: &str| {
+                value.get(name).and_then(|value| {
+                    value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()))
+                })
+            };
             let id = text("id").or_else(|| text("_id")).ok_or_else(|| format!("{}: no `id`", place()))?;
             let query = text("text").ok_or_else(|| format!("{}: no `text`", place()))?;
             for (rank, (document, hit)) in self.search(&query, snapshot, scope).iter().enumerate() {

@@ -1,7 +1,7 @@
 //! `sluice up`: store, publisher and edge in one process.
 
-use crate::edge::{control_runtime, load, Edge};
-use crate::{chain, location, log, Context, Outcome};
+use crate::edge::{Edge, control_runtime, load};
+use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
 use object_store::ObjectStore;
 use sluice_store::{Identity, NewKey, PromptFile, Source, Store};
@@ -74,7 +74,8 @@ async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn 
     tracing::info!(folder = %folder.display(), "filling the empty store with samples");
     for file in files(&folder.join("prompts"))? {
         let alias = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let prompt = PromptFile::parse(&std::fs::read_to_string(&file)?).map_err(|error| format!("{}: {error}", file.display()))?;
+        let prompt = PromptFile::parse(&std::fs::read_to_string(&file)?)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
         store.put_prompt(tenant, &alias, &prompt, "sample").await?;
         store.deploy_prompt(tenant, &alias, None, "production", "sample").await?;
     }
@@ -82,11 +83,29 @@ async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn 
         let name = collection.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = Source::find(std::slice::from_ref(&collection))?;
         let summary = store.ingest(tenant, &name, source.documents(), |_, _| {}).await?;
-        tracing::info!(collection = name, documents = summary.documents, chunks = summary.chunks, "sample knowledge ingested");
+        tracing::info!(
+            collection = name,
+            documents = summary.documents,
+            chunks = summary.chunks,
+            "sample knowledge ingested"
+        );
     }
-    let asserts = ["variables", "prompt", "environment", "collections", "context_tokens", "explain"].map(str::to_owned).to_vec();
+    let asserts =
+        ["variables", "prompt", "environment", "collections", "context_tokens", "explain"].map(str::to_owned).to_vec();
     let all = || vec!["*".to_owned()];
-    let created = store.create_key(tenant, NewKey { name: "sample".to_owned(), requests_per_minute: 60, expires_at: 0, routes: all(), models: all(), asserts }).await?;
+    let created = store
+        .create_key(
+            tenant,
+            NewKey {
+                name: "sample".to_owned(),
+                requests_per_minute: 60,
+                expires_at: 0,
+                routes: all(),
+                models: all(),
+                asserts,
+            },
+        )
+        .await?;
     // The sample's key is kept beside the sample's data, so that a second start can show it again.
     write_private(&store.folder().join("sample.key"), &created.key)?;
     Ok(())
@@ -95,7 +114,13 @@ async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 fn sample_key(data: &Path) -> Option<String> {
@@ -115,5 +140,7 @@ fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 fn greet(address: &str, key: &str) {
     println!("Sluice listens at http://{address}/v1. Try:\n");
     println!("export SLUICE_KEY={key}");
-    println!("curl -s http://{address}/v1/chat/completions -H \"Authorization: Bearer $SLUICE_KEY\" -H 'content-type: application/json' -d '{{\"model\":\"support-bot\",\"sluice\":{{\"variables\":{{\"customer\":\"Ann\"}}}},\"messages\":[{{\"role\":\"user\",\"content\":\"How long do refunds take? Write to ann@example.com.\"}}]}}'\n");
+    println!(
+        "curl -s http://{address}/v1/chat/completions -H \"Authorization: Bearer $SLUICE_KEY\" -H 'content-type: application/json' -d '{{\"model\":\"support-bot\",\"sluice\":{{\"variables\":{{\"customer\":\"Ann\"}}}},\"messages\":[{{\"role\":\"user\",\"content\":\"How long do refunds take? Write to ann@example.com.\"}}]}}'\n"
+    );
 }

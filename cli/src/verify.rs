@@ -1,6 +1,6 @@
 //! `sluice verify`.
 
-use crate::{location, Context, Outcome};
+use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_store::{read_publisher_key, verify_published};
 use std::process::ExitCode;

@@ -37,13 +37,7 @@ pub(crate) struct Quote {
 impl Fault {
     /// A fault of a file as a whole, such as one that cannot be opened.
     pub(crate) fn of_file(file: String, message: String) -> Fault {
-        Fault {
-            file,
-            position: None,
-            message,
-            quote: None,
-            hint: None,
-        }
+        Fault { file, position: None, message, quote: None, hint: None }
     }
 
     /// The file, or the environment variable, that has to change.
@@ -121,10 +115,7 @@ impl Faults {
         self.0.iter()
     }
 
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "there is always at least one fault"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "there is always at least one fault")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -167,16 +158,9 @@ mod tests {
     fn a_fault_prints_as_the_style_guide_draws_it() {
         let fault = Fault {
             file: "edge.toml".to_owned(),
-            position: Some(Position {
-                line: 14,
-                column: 1,
-            }),
+            position: Some(Position { line: 14, column: 1 }),
             message: "unknown key `time_out` in `[upstream.main]`".to_owned(),
-            quote: Some(Quote {
-                line: "time_out = 30".to_owned(),
-                indent: 0,
-                length: 8,
-            }),
+            quote: Some(Quote { line: "time_out = 30".to_owned(), indent: 0, length: 8 }),
             hint: Some("did you mean `timeout_seconds`?".to_owned()),
         };
         let drawn = "\

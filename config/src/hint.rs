@@ -30,10 +30,7 @@ const UNITS: &[&str] = &[
 ];
 
 /// The candidate that `word` most likely misspells.
-pub(crate) fn nearest<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let length = word.chars().count();
     if length > LONGEST_WORD {
         return None;
@@ -43,11 +40,7 @@ pub(crate) fn nearest<'c>(
         let candidate = plain(candidate);
         // `warning` is further from `warn` than typing mistakes go, and yet means nothing else.
         let is_beginning = candidate.len() >= 4 && word.starts_with(&candidate);
-        if is_beginning {
-            1
-        } else {
-            strsim::damerau_levenshtein(&word, &candidate)
-        }
+        if is_beginning { 1 } else { strsim::damerau_levenshtein(&word, &candidate) }
     };
     candidates
         .into_iter()
@@ -58,10 +51,7 @@ pub(crate) fn nearest<'c>(
 }
 
 /// "did you mean", or else all there is to choose from.
-pub(crate) fn choice<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str> + Clone,
-) -> String {
+pub(crate) fn choice<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str> + Clone) -> String {
     match nearest(word, candidates.clone()) {
         Some(candidate) => format!("did you mean `{candidate}`?"),
         None => format!("choose from {}", list(candidates)),
@@ -73,10 +63,7 @@ pub(crate) fn choice<'c>(
 pub(crate) fn unknown_key(key: &str, known: &[&str], spell: impl Fn(&str) -> String) -> String {
     match differs_by_unit(key, known) {
         Some((meant, None, _)) => {
-            return format!(
-                "did you mean `{}`? An option carries its unit",
-                spell(meant)
-            );
+            return format!("did you mean `{}`? An option carries its unit", spell(meant));
         }
         Some((meant, Some(_), unit)) => {
             return format!("did you mean `{}`? It is given in {unit}", spell(meant));
@@ -88,9 +75,7 @@ pub(crate) fn unknown_key(key: &str, known: &[&str], spell: impl Fn(&str) -> Str
     }
     if known.contains(&"api_key_env") && mask::names_secret(key) {
         let (variable, file) = (spell("api_key_env"), spell("api_key_file"));
-        return format!(
-            "a secret has no place here: name its variable with `{variable}`, or its file with `{file}`"
-        );
+        return format!("a secret has no place here: name its variable with `{variable}`, or its file with `{file}`");
     }
     if let Some(table) = schema::home_of(key) {
         return format!("it belongs in `[{table}]`");
@@ -105,35 +90,23 @@ pub(crate) fn list<'c>(names: impl IntoIterator<Item = &'c str>) -> String {
 }
 
 /// The known key that differs from `key` by its unit alone, the unit that was written, and the right one.
-fn differs_by_unit<'k>(
-    key: &str,
-    known: &[&'k str],
-) -> Option<(&'k str, Option<&'static str>, &'static str)> {
+fn differs_by_unit<'k>(key: &str, known: &[&'k str]) -> Option<(&'k str, Option<&'static str>, &'static str)> {
     let (stem, written) = split_unit(key);
     let stem = plain(stem);
-    known
-        .iter()
-        .find_map(|candidate| match split_unit(candidate) {
-            (other, Some(unit)) if plain(other) == stem && written != Some(unit) => {
-                Some((*candidate, written, unit))
-            }
-            _ => None,
-        })
+    known.iter().find_map(|candidate| match split_unit(candidate) {
+        (other, Some(unit)) if plain(other) == stem && written != Some(unit) => Some((*candidate, written, unit)),
+        _ => None,
+    })
 }
 
 fn split_unit(key: &str) -> (&str, Option<&'static str>) {
-    let split = UNITS
-        .iter()
-        .find_map(|unit| Some((key.strip_suffix(unit)?.strip_suffix('_')?, Some(*unit))));
+    let split = UNITS.iter().find_map(|unit| Some((key.strip_suffix(unit)?.strip_suffix('_')?, Some(*unit))));
     split.unwrap_or((key, None))
 }
 
 /// Case and separators are how people differ, not what they mean.
 fn plain(word: &str) -> String {
-    word.chars()
-        .filter(|c| !matches!(c, '_' | '-' | ' '))
-        .flat_map(char::to_lowercase)
-        .collect()
+    word.chars().filter(|c| !matches!(c, '_' | '-' | ' ')).flat_map(char::to_lowercase).collect()
 }
 
 #[cfg(test)]
@@ -146,16 +119,8 @@ mod tests {
 
     #[test]
     fn a_missing_or_wrong_unit_is_named() {
-        check(
-            "time_out",
-            &["timeout_seconds"],
-            "did you mean `timeout_seconds`? An option carries its unit",
-        );
-        check(
-            "timeout_ms",
-            &["timeout_seconds"],
-            "did you mean `timeout_seconds`? It is given in seconds",
-        );
+        check("time_out", &["timeout_seconds"], "did you mean `timeout_seconds`? An option carries its unit");
+        check("timeout_ms", &["timeout_seconds"], "did you mean `timeout_seconds`? It is given in seconds");
     }
 
     #[test]

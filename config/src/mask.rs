@@ -12,16 +12,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 /// Words in a key's name that announce a secret.
-const SECRET_WORDS: &[&str] = &[
-    "key",
-    "secret",
-    "token",
-    "password",
-    "passwd",
-    "credential",
-    "auth",
-    "bearer",
-];
+const SECRET_WORDS: &[&str] = &["key", "secret", "token", "password", "passwd", "credential", "auth", "bearer"];
 
 /// The longest text that a public key in hexadecimal digits can have; a longer one may hold the private half.
 const PUBLIC_KEY_DIGITS: usize = 64;
@@ -35,39 +26,27 @@ pub(crate) fn names_secret(key: &str) -> bool {
 /// Whether a text may be the secret itself rather than the path of its file.
 pub(crate) fn looks_secret(text: &str) -> bool {
     let ending = text.rsplit_once('.').map_or("", |(_, ending)| ending);
-    let has_ending =
-        (1..=8).contains(&ending.len()) && ending.chars().all(|c| c.is_ascii_lowercase());
+    let has_ending = (1..=8).contains(&ending.len()) && ending.chars().all(|c| c.is_ascii_lowercase());
     text.starts_with("sk-") || text.contains(' ') || !(has_ending || text.contains('/'))
 }
 
 /// Whether a text follows the convention for names of environment variables, which no usual secret does.
 pub(crate) fn is_variable_name(text: &str) -> bool {
     let mut characters = text.chars();
-    characters
-        .next()
-        .is_some_and(|first| first.is_ascii_uppercase() || first == '_')
+    characters.next().is_some_and(|first| first.is_ascii_uppercase() || first == '_')
         && characters.all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// The parts of a known key's value that must not be shown.
-pub(crate) fn in_known(
-    key: &str,
-    value: &Spanned<DeValue<'_>>,
-    origins: &Origins<'_>,
-    masks: &mut Vec<Span>,
-) {
+pub(crate) fn in_known(key: &str, value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
     match (key, value.get_ref()) {
         ("trusted_keys", DeValue::Array(elements)) => {
-            elements
-                .iter()
-                .for_each(|element| in_known(key, element, origins, masks));
+            elements.iter().for_each(|element| in_known(key, element, origins, masks));
         }
         ("trusted_keys", DeValue::String(text)) if text.len() > PUBLIC_KEY_DIGITS => {
             everything(value, origins, masks);
         }
-        ("api_key_env", DeValue::String(text)) if !is_variable_name(text) => {
-            everything(value, origins, masks)
-        }
+        ("api_key_env", DeValue::String(text)) if !is_variable_name(text) => everything(value, origins, masks),
         ("api_key_file" | "tls_key_file", DeValue::String(text)) if looks_secret(text) => {
             everything(value, origins, masks);
         }
@@ -80,9 +59,7 @@ pub(crate) fn in_known(
 pub(crate) fn strings(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
     match value.get_ref() {
         DeValue::String(_) => everything(value, origins, masks),
-        DeValue::Array(elements) => elements
-            .iter()
-            .for_each(|element| strings(element, origins, masks)),
+        DeValue::Array(elements) => elements.iter().for_each(|element| strings(element, origins, masks)),
         DeValue::Table(table) => {
             for (key, value) in table {
                 match names_secret(key.get_ref()) {
@@ -96,18 +73,10 @@ pub(crate) fn strings(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks
 }
 
 /// A whole value except its quotes.
-pub(crate) fn everything(
-    value: &Spanned<DeValue<'_>>,
-    origins: &Origins<'_>,
-    masks: &mut Vec<Span>,
-) {
+pub(crate) fn everything(value: &Spanned<DeValue<'_>>, origins: &Origins<'_>, masks: &mut Vec<Span>) {
     match value.get_ref() {
-        DeValue::Array(elements) => elements
-            .iter()
-            .for_each(|element| everything(element, origins, masks)),
-        DeValue::Table(table) => table
-            .iter()
-            .for_each(|(_, value)| everything(value, origins, masks)),
+        DeValue::Array(elements) => elements.iter().for_each(|element| everything(element, origins, masks)),
+        DeValue::Table(table) => table.iter().for_each(|(_, value)| everything(value, origins, masks)),
         _ => {
             let span = value.span();
             let content = unquoted(origins.slice(&span));
@@ -129,9 +98,7 @@ fn in_url(span: Span, origins: &Origins<'_>, masks: &mut Vec<Span>) {
             let end = host.find('/').unwrap_or(host.len());
             let colon = host.get(..end).and_then(|host| host.find(':'));
             let port = colon.and_then(|colon| host.get(colon + 1..end));
-            if port.is_some_and(|port| {
-                !host.starts_with('[') && !port.bytes().all(|byte| byte.is_ascii_digit())
-            }) {
+            if port.is_some_and(|port| !host.starts_with('[') && !port.bytes().all(|byte| byte.is_ascii_digit())) {
                 let colon = authority + colon.unwrap_or_default();
                 masks.push(span.start + colon + 1..span.start + authority + end);
             }
@@ -152,15 +119,9 @@ pub(crate) fn in_broken_line(line: &str) -> Option<Range<usize>> {
         return None;
     }
     let Some((key, value)) = body.split_once('=') else {
-        let end = body
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
-            .unwrap_or(body.len());
+        let end = body.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'')).unwrap_or(body.len());
         let word = body.get(..end).unwrap_or_default();
-        let shown = if is_known(word) || is_name_of_secret(word) {
-            end
-        } else {
-            0
-        };
+        let shown = if is_known(word) || is_name_of_secret(word) { end } else { 0 };
         return (shown < body.len()).then_some(begin + shown..line.len());
     };
     if !key.trim_end().chars().all(is_key_character) {
@@ -176,15 +137,8 @@ pub(crate) fn in_broken_line(line: &str) -> Option<Range<usize>> {
 
 fn is_header(line: &str) -> bool {
     let name = line.trim_start_matches(['[', ' ', '\t']);
-    let end = name
-        .find(|c: char| !is_key_character(c))
-        .unwrap_or(name.len());
-    let section = name
-        .get(..end)
-        .unwrap_or_default()
-        .split('.')
-        .next()
-        .unwrap_or_default();
+    let end = name.find(|c: char| !is_key_character(c)).unwrap_or(name.len());
+    let section = name.get(..end).unwrap_or_default().split('.').next().unwrap_or_default();
     line.starts_with('[') && schema::ROOT.contains(&section) && !line.contains(['=', ','])
 }
 
@@ -206,10 +160,7 @@ fn is_harmless(key: &str, value: &str) -> bool {
     let key = key.rsplit('.').next().unwrap_or(key);
     let guarded = ["base_url", "location", "trusted_keys"];
     let public = key == "context_tokens" || !(names_secret(key) || guarded.contains(&key));
-    is_known(key)
-        && public
-        && !names_secret(value)
-        && !["sk-", "://"].iter().any(|sign| value.contains(sign))
+    is_known(key) && public && !names_secret(value) && !["sk-", "://"].iter().any(|sign| value.contains(sign))
 }
 
 /// Where a TOML value's content lies between its quotes; all of it when there are none.
@@ -219,11 +170,7 @@ fn unquoted(raw: &str) -> Range<usize> {
         return 0..raw.len();
     };
     let closed = raw.len() >= 2 * quote.len() && raw.ends_with(*quote);
-    quote.len()..if closed {
-        raw.len() - quote.len()
-    } else {
-        raw.len()
-    }
+    quote.len()..if closed { raw.len() - quote.len() } else { raw.len() }
 }
 
 #[cfg(test)]
@@ -251,10 +198,7 @@ mod tests {
         check("  wJalrXUtnFEMI", "  …");
         check("AbCdEf==", "…");
         check("listen = \"x\" api_key = \"sk-123\"", "listen = \"…\"");
-        check(
-            "openai = { kind = \"mock\" password = \"x\" }",
-            "openai = …",
-        );
+        check("openai = { kind = \"mock\" password = \"x\" }", "openai = …");
         check("[\"sk-123\",", "…");
     }
 

@@ -44,21 +44,14 @@ pub(crate) struct Place<'o> {
 
 impl<'t> Origins<'t> {
     pub(crate) fn new(name: &'t str, text: &'t str) -> Origins<'t> {
-        Origins {
-            file: Origin::new(name, Cow::Borrowed(text), 0),
-            variables: Vec::new(),
-        }
+        Origins { file: Origin::new(name, Cow::Borrowed(text), 0), variables: Vec::new() }
     }
 
     /// Lays a variable behind what is there and returns the offset of its name.
     pub(crate) fn add_variable(&mut self, name: &'t str, value: &str) -> usize {
         // One byte lies between two texts, so that an empty span at one's end is not the next one's start.
         let start = self.variables.last().unwrap_or(&self.file).end() + 1;
-        self.variables.push(Origin::new(
-            name,
-            Cow::Owned(format!("{name}={value}")),
-            start,
-        ));
+        self.variables.push(Origin::new(name, Cow::Owned(format!("{name}={value}")), start));
         start
     }
 
@@ -111,27 +104,15 @@ impl<'t> Origins<'t> {
     }
 
     fn origin(&self, offset: usize) -> &Origin<'t> {
-        let after = self
-            .variables
-            .partition_point(|origin| origin.start <= offset);
-        after
-            .checked_sub(1)
-            .and_then(|index| self.variables.get(index))
-            .unwrap_or(&self.file)
+        let after = self.variables.partition_point(|origin| origin.start <= offset);
+        after.checked_sub(1).and_then(|index| self.variables.get(index)).unwrap_or(&self.file)
     }
 }
 
 impl<'t> Origin<'t> {
     fn new(name: &'t str, text: Cow<'t, str>, start: usize) -> Origin<'t> {
-        let lines = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(end, _)| end + 1))
-            .collect();
-        Origin {
-            name,
-            text,
-            start,
-            lines,
-        }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
+        Origin { name, text, start, lines }
     }
 
     /// The line of a byte, counted from 1, and where it begins.

@@ -15,19 +15,11 @@ use toml::de::{DeTable, DeValue};
 /// Tables whose keys are names that the operator chose.
 const NAMED: &[&str] = &["providers", "routes"];
 
-pub(crate) fn apply<'e>(
-    tree: &mut DeTable<'e>,
-    environment: &'e Environment,
-    report: &mut Report<'e>,
-) {
+pub(crate) fn apply<'e>(tree: &mut DeTable<'e>, environment: &'e Environment, report: &mut Report<'e>) {
     for (name, path, variable) in environment.overrides() {
         let Variable::Text(text) = variable else {
             let start = report.origins.add_variable(name, "…");
-            report.value(
-                start..start + name.len(),
-                format!("the value of `{name}` is not UTF-8"),
-                "set it anew",
-            );
+            report.value(start..start + name.len(), format!("the value of `{name}` is not UTF-8"), "set it anew");
             continue;
         };
         let start = report.origins.add_variable(name, text);
@@ -37,11 +29,7 @@ pub(crate) fn apply<'e>(
             Ok(None) => {}
             // The file's line may still be quoted for another reason, but its values are no longer looked at.
             Ok(Some(replaced)) => report.mask_strings(&replaced),
-            Err(Misfit {
-                span,
-                message,
-                hint,
-            }) => {
+            Err(Misfit { span, message, hint }) => {
                 report.mask_span(text_start..text_start + text.len());
                 report.value(span, message, hint);
             }
@@ -67,10 +55,7 @@ fn segments(path: &str, start: usize) -> Vec<Segment> {
     let segment = |part: &str| {
         let span = start..start + part.len();
         start = span.end + "__".len();
-        Segment {
-            key: part.to_lowercase(),
-            span,
-        }
+        Segment { key: part.to_lowercase(), span }
     };
     path.split("__").map(segment).collect()
 }
@@ -88,21 +73,14 @@ fn put<'e>(
     let mut container = None;
     for (segment, child) in parents.iter().zip(segments.iter().skip(1)) {
         let key = resolve(table, container, segment)?;
-        container = NAMED
-            .iter()
-            .copied()
-            .find(|named| container.is_none() && *named == key);
+        container = NAMED.iter().copied().find(|named| container.is_none() && *named == key);
         let spanned_key = Spanned::new(segment.span.clone(), Cow::Owned(key));
         let entry = table.entry(spanned_key);
-        let entry = entry
-            .or_insert_with(|| Spanned::new(segment.span.clone(), DeValue::Table(DeTable::new())));
+        let entry = entry.or_insert_with(|| Spanned::new(segment.span.clone(), DeValue::Table(DeTable::new())));
         let DeValue::Table(inner) = entry.get_mut() else {
             return Err(Misfit {
                 span: child.span.clone(),
-                message: format!(
-                    "`{}` is a single value and has no key `{}`",
-                    segment.key, child.key
-                ),
+                message: format!("`{}` is a single value and has no key `{}`", segment.key, child.key),
                 hint: "an override names a key of a table".to_owned(),
             });
         };
@@ -117,11 +95,7 @@ fn put<'e>(
 
 /// The key that a segment stands for: itself, except among names that the operator chose, where it has to be one of
 /// those that are there.
-fn resolve(
-    table: &DeTable<'_>,
-    container: Option<&str>,
-    segment: &Segment,
-) -> Result<String, Misfit> {
+fn resolve(table: &DeTable<'_>, container: Option<&str>, segment: &Segment) -> Result<String, Misfit> {
     let Some(container) = container else {
         return Ok(segment.key.clone());
     };
@@ -135,18 +109,12 @@ fn resolve(
         (Some(only), None) => Ok(only.to_owned()),
         (Some(first), Some(second)) => Err(Misfit {
             span: segment.span.clone(),
-            message: format!(
-                "`{}` can mean either of `[{container}]`'s `{first}` and `{second}`",
-                segment.key
-            ),
+            message: format!("`{}` can mean either of `[{container}]`'s `{first}` and `{second}`", segment.key),
             hint: "rename one of them".to_owned(),
         }),
         (None, _) => Err(Misfit {
             span: segment.span.clone(),
-            message: format!(
-                "the file has no `[{container}.{}]` to override",
-                segment.key
-            ),
+            message: format!("the file has no `[{container}.{}]` to override", segment.key),
             hint: match hint::nearest(&segment.key, names()) {
                 Some(near) => format!("did you mean `{}`?", near.to_uppercase().replace('-', "_")),
                 None => "add it to the file first".to_owned(),
@@ -161,10 +129,7 @@ fn value(text: &str, start: usize) -> Spanned<DeValue<'_>> {
     let skipped = text.len() - text.trim_start().len();
     match DeValue::parse(trimmed) {
         Ok(value) => moved(value, start + skipped),
-        Err(_) => Spanned::new(
-            start..start + text.len(),
-            DeValue::String(Cow::Borrowed(text)),
-        ),
+        Err(_) => Spanned::new(start..start + text.len(), DeValue::String(Cow::Borrowed(text))),
     }
 }
 
@@ -172,12 +137,7 @@ fn value(text: &str, start: usize) -> Spanned<DeValue<'_>> {
 fn moved(value: Spanned<DeValue<'_>>, by: usize) -> Spanned<DeValue<'_>> {
     let span = moved_span(value.span(), by);
     let value = match value.into_inner() {
-        DeValue::Array(elements) => DeValue::Array(
-            elements
-                .into_iter()
-                .map(|element| moved(element, by))
-                .collect(),
-        ),
+        DeValue::Array(elements) => DeValue::Array(elements.into_iter().map(|element| moved(element, by)).collect()),
         DeValue::Table(table) => {
             let entries = table.into_iter().map(|(key, value)| {
                 let span = moved_span(key.span(), by);

@@ -12,12 +12,8 @@ const WINDOW_BYTES: usize = 4 * QUOTE_CHARACTERS;
 /// The part of the line at `place` that a quote of `span` can need.
 pub(crate) fn window(place: &Place<'_>, span: &Span) -> Span {
     let local = span.start.saturating_sub(place.start);
-    let begin = place
-        .text
-        .floor_char_boundary(local.saturating_sub(WINDOW_BYTES));
-    let end = place
-        .text
-        .ceil_char_boundary(local.saturating_add(WINDOW_BYTES).min(place.text.len()));
+    let begin = place.text.floor_char_boundary(local.saturating_sub(WINDOW_BYTES));
+    let end = place.text.ceil_char_boundary(local.saturating_add(WINDOW_BYTES).min(place.text.len()));
     place.start + begin..place.start + end
 }
 
@@ -60,11 +56,7 @@ pub(crate) fn quote(place: &Place<'_>, span: &Span, masks: &[Span]) -> Quote {
 
 fn clip(shown: Vec<char>, indent: usize, length: usize) -> Quote {
     if shown.len() <= QUOTE_CHARACTERS {
-        return Quote {
-            line: shown.into_iter().collect(),
-            indent,
-            length: length.max(1),
-        };
+        return Quote { line: shown.into_iter().collect(), indent, length: length.max(1) };
     }
     let skipped = indent.saturating_sub(QUOTE_CHARACTERS / 2);
     let mut line: String = shown.iter().skip(skipped).take(QUOTE_CHARACTERS).collect();
@@ -76,11 +68,7 @@ fn clip(shown: Vec<char>, indent: usize, length: usize) -> Quote {
     }
     let indent = indent - skipped + usize::from(skipped > 0);
     let most = (QUOTE_CHARACTERS + 1).saturating_sub(indent).max(1);
-    Quote {
-        line,
-        indent,
-        length: length.clamp(1, most),
-    }
+    Quote { line, indent, length: length.clamp(1, most) }
 }
 
 #[cfg(test)]
@@ -99,22 +87,12 @@ mod tests {
 
     #[test]
     fn carets_follow_a_masked_line() {
-        check(
-            "k = \"secret\" x",
-            13..14,
-            5..11,
-            "f:1:14  wrong\n    1 | k = \"…\" x\n      |         ^ hint",
-        );
+        check("k = \"secret\" x", 13..14, 5..11, "f:1:14  wrong\n    1 | k = \"…\" x\n      |         ^ hint");
     }
 
     #[test]
     fn a_span_inside_a_mask_points_at_what_is_left() {
-        check(
-            "k = \"secret\" x",
-            7..9,
-            5..11,
-            "f:1:8  wrong\n    1 | k = \"…\" x\n      |      ^ hint",
-        );
+        check("k = \"secret\" x", 7..9, 5..11, "f:1:8  wrong\n    1 | k = \"…\" x\n      |      ^ hint");
     }
 
     #[test]
@@ -122,16 +100,9 @@ mod tests {
         let text = format!("{}x{}", " ".repeat(500), " ".repeat(500));
         let mut report = Report::new(Origins::new("f", &text));
         report.value(500..501, "wrong".to_owned(), "");
-        let faults = report
-            .finish()
-            .into_iter()
-            .flat_map(|faults| faults.iter().cloned().collect::<Vec<_>>());
+        let faults = report.finish().into_iter().flat_map(|faults| faults.iter().cloned().collect::<Vec<_>>());
         let quotes: Vec<Quote> = faults.filter_map(|fault| fault.quote).collect();
-        let expected = Quote {
-            line: format!("…{}x{}…", " ".repeat(80), " ".repeat(79)),
-            indent: 81,
-            length: 1,
-        };
+        let expected = Quote { line: format!("…{}x{}…", " ".repeat(80), " ".repeat(79)), indent: 81, length: 1 };
         assert_eq!(quotes, [expected]);
     }
 }

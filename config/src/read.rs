@@ -31,18 +31,12 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 const STACK_BYTES: usize = 64 << 20;
 
 pub(crate) fn read(name: &str, text: &str, environment: &Environment) -> Result<Config, Faults> {
-    let here = std::thread::Builder::new()
-        .name("configuration".to_owned())
-        .stack_size(STACK_BYTES);
-    std::thread::scope(|scope| {
-        match here.spawn_scoped(scope, || checked(name, text, environment)) {
-            Ok(thread) => thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Err(error) => {
-                let message = format!("no thread could be started to read the file: {error}");
-                Err(Fault::of_file(name.to_owned(), message).into())
-            }
+    let here = std::thread::Builder::new().name("configuration".to_owned()).stack_size(STACK_BYTES);
+    std::thread::scope(|scope| match here.spawn_scoped(scope, || checked(name, text, environment)) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(error) => {
+            let message = format!("no thread could be started to read the file: {error}");
+            Err(Fault::of_file(name.to_owned(), message).into())
         }
     })
 }
@@ -73,24 +67,14 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
     let mut providers = BTreeMap::new();
     for named in &named_providers {
         let table = root.entry("providers", named, schema::PROVIDER);
-        providers.extend(
-            provider::read(table, environment).map(|provider| (named.name.to_owned(), provider)),
-        );
+        providers.extend(provider::read(table, environment).map(|provider| (named.name.to_owned(), provider)));
     }
     let mut routes = BTreeMap::new();
     for named in &named_routes {
         let table = root.entry("routes", named, schema::ROUTE);
         routes.extend(route::read(table, &names).map(|route| (named.name.to_owned(), route)));
     }
-    Config {
-        server,
-        log,
-        snapshot,
-        recall,
-        limits,
-        providers,
-        routes,
-    }
+    Config { server, log, snapshot, recall, limits, providers, routes }
 }
 
 fn log(mut table: Table<'_, '_, '_>) -> Log {
@@ -111,20 +95,12 @@ fn log(mut table: Table<'_, '_, '_>) -> Log {
 fn recall(mut table: Table<'_, '_, '_>) -> Recall {
     Recall {
         // 0 turns the cache off.
-        cache_max_bytes: table
-            .integer("cache_max_bytes", 0..=1 << 40)
-            .unwrap_or(64 << 20),
+        cache_max_bytes: table.integer("cache_max_bytes", 0..=1 << 40).unwrap_or(64 << 20),
         cache_time_to_live: table.seconds("cache_time_to_live_seconds", 300, DAY_SECONDS),
-        query_max_characters: table
-            .integer("query_max_characters", 1..=1_000_000)
-            .unwrap_or(2_048),
+        query_max_characters: table.integer("query_max_characters", 1..=1_000_000).unwrap_or(2_048),
     }
 }
 
 fn limits(mut table: Table<'_, '_, '_>) -> Limits {
-    Limits {
-        requests_per_minute: table
-            .integer("requests_per_minute", 1..=1_000_000_000)
-            .unwrap_or(600),
-    }
+    Limits { requests_per_minute: table.integer("requests_per_minute", 1..=1_000_000_000).unwrap_or(600) }
 }

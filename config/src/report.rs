@@ -41,50 +41,25 @@ enum Kind {
 
 impl<'t> Report<'t> {
     pub(crate) fn new(origins: Origins<'t>) -> Report<'t> {
-        Report {
-            origins,
-            drafts: Vec::new(),
-            masks: Vec::new(),
-            is_broken: false,
-        }
+        Report { origins, drafts: Vec::new(), masks: Vec::new(), is_broken: false }
     }
 
     pub(crate) fn syntax(&mut self, span: Span, message: String, hint: Option<String>) {
         self.is_broken = true;
-        self.drafts.push(Draft {
-            kind: Kind::Syntax,
-            span,
-            message,
-            hint,
-        });
+        self.drafts.push(Draft { kind: Kind::Syntax, span, message, hint });
     }
 
     pub(crate) fn repetition(&mut self, span: Span, message: String, hint: &str) {
-        self.drafts.push(Draft {
-            kind: Kind::Repetition,
-            span,
-            message,
-            hint: Some(hint.to_owned()),
-        });
+        self.drafts.push(Draft { kind: Kind::Repetition, span, message, hint: Some(hint.to_owned()) });
     }
 
     pub(crate) fn value(&mut self, span: Span, message: String, hint: impl Into<String>) {
-        self.drafts.push(Draft {
-            kind: Kind::Value,
-            span,
-            message,
-            hint: Some(hint.into()),
-        });
+        self.drafts.push(Draft { kind: Kind::Value, span, message, hint: Some(hint.into()) });
     }
 
     /// A fault that is only reported when the file's syntax is sound: what is missing may stand in the broken part.
     pub(crate) fn absence(&mut self, span: Span, message: String, hint: impl Into<String>) {
-        self.drafts.push(Draft {
-            kind: Kind::Absence,
-            span,
-            message,
-            hint: Some(hint.into()),
-        });
+        self.drafts.push(Draft { kind: Kind::Absence, span, message, hint: Some(hint.into()) });
     }
 
     /// Whether a message may repeat the key at `span`. In a broken file a quoted key may be the element of an array
@@ -138,10 +113,7 @@ impl<'t> Report<'t> {
         }
         Fault {
             file: place.name.to_owned(),
-            position: place.in_file.then_some(Position {
-                line: place.line,
-                column: place.column,
-            }),
+            position: place.in_file.then_some(Position { line: place.line, column: place.column }),
             message: printable(&draft.message),
             quote: Some(quote::quote(&place, &draft.span, &masks)),
             hint: draft.hint.as_deref().map(printable),
@@ -150,11 +122,7 @@ impl<'t> Report<'t> {
 
     fn masks_within(&self, window: Span) -> Vec<Span> {
         let first = self.masks.partition_point(|mask| mask.end <= window.start);
-        let within = self
-            .masks
-            .iter()
-            .skip(first)
-            .take_while(|mask| mask.start < window.end);
+        let within = self.masks.iter().skip(first).take_while(|mask| mask.start < window.end);
         within.cloned().collect()
     }
 }
@@ -168,9 +136,7 @@ impl Draft {
 
 /// Messages repeat names from the file, which may hold anything.
 fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn merged(mut masks: Vec<Span>) -> Vec<Span> {

@@ -4,15 +4,7 @@
 //! for a misspelled key, the hint for a key in the wrong table, and the decision which part of a broken line is
 //! harmless enough to be quoted.
 
-pub(crate) const ROOT: &[&str] = &[
-    "server",
-    "log",
-    "snapshot",
-    "recall",
-    "limits",
-    "providers",
-    "routes",
-];
+pub(crate) const ROOT: &[&str] = &["server", "log", "snapshot", "recall", "limits", "providers", "routes"];
 
 pub(crate) const SERVER: &[&str] = &[
     "listen",
@@ -30,18 +22,10 @@ pub(crate) const SERVER: &[&str] = &[
 
 pub(crate) const LOG: &[&str] = &["level", "format"];
 
-pub(crate) const SNAPSHOT: &[&str] = &[
-    "location",
-    "poll_interval_milliseconds",
-    "max_snapshot_age_seconds",
-    "trusted_keys",
-];
+pub(crate) const SNAPSHOT: &[&str] =
+    &["location", "poll_interval_milliseconds", "max_snapshot_age_seconds", "trusted_keys"];
 
-pub(crate) const RECALL: &[&str] = &[
-    "cache_max_bytes",
-    "cache_time_to_live_seconds",
-    "query_max_characters",
-];
+pub(crate) const RECALL: &[&str] = &["cache_max_bytes", "cache_time_to_live_seconds", "query_max_characters"];
 
 pub(crate) const LIMITS: &[&str] = &["requests_per_minute"];
 
@@ -81,8 +65,5 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
 
 /// The first table that has this key.
 pub(crate) fn home_of(key: &str) -> Option<&'static str> {
-    TABLES
-        .iter()
-        .find(|(_, keys)| keys.contains(&key))
-        .map(|(table, _)| *table)
+    TABLES.iter().find(|(_, keys)| keys.contains(&key)).map(|(table, _)| *table)
 }

@@ -32,19 +32,13 @@ impl Environment {
             let value = OsString::into_string(value).map_or(Variable::Unreadable, Variable::Text);
             Some((name, value))
         });
-        Environment {
-            variables: variables.collect(),
-        }
+        Environment { variables: variables.collect() }
     }
 
     /// Exactly these variables.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Environment {
-        let variables = pairs
-            .into_iter()
-            .map(|(name, value)| (name, Variable::Text(value)));
-        Environment {
-            variables: variables.collect(),
-        }
+        let variables = pairs.into_iter().map(|(name, value)| (name, Variable::Text(value)));
+        Environment { variables: variables.collect() }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Variable> {
@@ -55,9 +49,7 @@ impl Environment {
     pub(crate) fn overrides(&self) -> impl Iterator<Item = (&str, &str, &Variable)> {
         self.variables.iter().filter_map(|(name, variable)| {
             let (prefix, path) = name.split_at_checked(OVERRIDE_PREFIX.len())?;
-            prefix
-                .eq_ignore_ascii_case(OVERRIDE_PREFIX)
-                .then_some((name.as_str(), path, variable))
+            prefix.eq_ignore_ascii_case(OVERRIDE_PREFIX).then_some((name.as_str(), path, variable))
         })
     }
 }
@@ -90,23 +82,13 @@ pub(crate) fn load(path: &Path, environment: &Environment) -> Result<Config, Fau
 fn not_utf8(name: String, valid: &[u8]) -> Fault {
     let before = String::from_utf8_lossy(valid);
     let line = before.matches('\n').count() + 1;
-    let column = before
-        .rsplit('\n')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .count()
-        + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     Fault {
         file: name,
         position: Some(Position { line, column }),
         message: "the file is not UTF-8".to_owned(),
         // The line is not quoted: with an unknown encoding nobody can tell a secret in it.
-        quote: Some(Quote {
-            line: "…".to_owned(),
-            indent: 0,
-            length: 1,
-        }),
+        quote: Some(Quote { line: "…".to_owned(), indent: 0, length: 1 }),
         hint: Some("save the file as UTF-8".to_owned()),
     }
 }

@@ -26,17 +26,11 @@ impl Syntax {
     pub(crate) fn check(text: &str) -> Syntax {
         let (_, mut errors) = DeTable::parse_recoverable(text);
         let Some(readable) = without_hopeless_lines(text, &errors) else {
-            return Syntax {
-                readable: None,
-                errors,
-            };
+            return Syntax { readable: None, errors };
         };
         let (_, more) = DeTable::parse_recoverable(&readable);
         errors.extend(more);
-        Syntax {
-            readable: Some(readable),
-            errors,
-        }
+        Syntax { readable: Some(readable), errors }
     }
 
     pub(crate) fn tell(&self, report: &mut Report<'_>) {
@@ -45,9 +39,7 @@ impl Syntax {
             match description(error) {
                 STANDS_TWICE => {
                     let message = match report.origins.slice(&span) {
-                        quoted if quoted.starts_with(['"', '\'']) => {
-                            "this key stands twice".to_owned()
-                        }
+                        quoted if quoted.starts_with(['"', '\'']) => "this key stands twice".to_owned(),
                         bare => format!("`{bare}` stands twice"),
                     };
                     report.repetition(span, message, "keep one of them");
@@ -68,18 +60,12 @@ pub(crate) fn tree(text: &str) -> Spanned<DeTable<'_>> {
 
 /// The parser's message without the list of what it would have accepted.
 fn description(error: &Error) -> &str {
-    error
-        .message()
-        .split(", expected ")
-        .next()
-        .unwrap_or_default()
+    error.message().split(", expected ").next().unwrap_or_default()
 }
 
 /// The parser's message in words for somebody who does not know the grammar's terms.
 fn told(description: &str, message: &str) -> (String, Option<String>) {
-    let expected = message
-        .strip_prefix(description)
-        .and_then(|rest| rest.strip_prefix(", expected "));
+    let expected = message.strip_prefix(description).and_then(|rest| rest.strip_prefix(", expected "));
     let hint = match description {
         "string values must be quoted" => Some("put the text in double quotes".to_owned()),
         "key with no value" => Some("write `key = value`".to_owned()),
@@ -95,9 +81,7 @@ fn told(description: &str, message: &str) -> (String, Option<String>) {
 fn without_hopeless_lines(text: &str, errors: &[Error]) -> Option<String> {
     let starts = |error: &Error| Some(error.span()?.start);
     let broken: BTreeSet<usize> = errors.iter().filter_map(starts).collect();
-    let hopeless = errors
-        .iter()
-        .filter(|error| PARSER_GIVES_UP.contains(&description(error)));
+    let hopeless = errors.iter().filter(|error| PARSER_GIVES_UP.contains(&description(error)));
     let hopeless: BTreeSet<usize> = hopeless.filter_map(starts).collect();
 
     let mut readable = String::with_capacity(text.len());
@@ -106,8 +90,7 @@ fn without_hopeless_lines(text: &str, errors: &[Error]) -> Option<String> {
         let content = line.trim_end_matches(['\n', '\r']);
         let within = readable.len()..=readable.len() + content.len();
         if content.trim_start().starts_with('[') {
-            in_unclosed_table =
-                broken.range(within.clone()).next().is_some() && is_unclosed(content.trim_start());
+            in_unclosed_table = broken.range(within.clone()).next().is_some() && is_unclosed(content.trim_start());
         }
         if in_unclosed_table || hopeless.range(within).next().is_some() {
             readable.push_str(&" ".repeat(content.len()));

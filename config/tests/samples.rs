@@ -9,9 +9,7 @@ fn samples(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new("tests/samples").join(folder);
     let entries = fs::read_dir(&folder).expect("the folder of samples can be listed");
     let paths = entries.map(|entry| entry.expect("a sample can be listed").path());
-    let mut samples: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
-        .collect();
+    let mut samples: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
     samples.sort();
     assert!(!samples.is_empty(), "{} has samples", folder.display());
     samples
@@ -28,13 +26,7 @@ fn told(sample: &Path) -> String {
     match Config::load(sample, &environment(sample)) {
         Ok(_) => "no fault\n".to_owned(),
         Err(faults) => {
-            let folder = format!(
-                "{}/",
-                sample
-                    .parent()
-                    .expect("a sample lies in a folder")
-                    .display()
-            );
+            let folder = format!("{}/", sample.parent().expect("a sample lies in a folder").display());
             format!("{faults}\n").replace(&folder, "")
         }
     }
@@ -60,17 +52,10 @@ fn every_invalid_sample_is_told_as_expected() {
         }
         let expected = fs::read_to_string(&expectation).unwrap_or_default();
         if told != expected || told == "no fault\n" {
-            wrong.push(format!(
-                "{}\n--- expected\n{expected}--- told\n{told}",
-                sample.display()
-            ));
+            wrong.push(format!("{}\n--- expected\n{expected}--- told\n{told}", sample.display()));
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "UPDATE_EXPECT=1 rewrites what is expected.\n\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "UPDATE_EXPECT=1 rewrites what is expected.\n\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -93,10 +78,7 @@ fn a_damaged_sample_neither_panics_nor_repeats_a_secret() {
             if let Err(faults) = Config::parse("damaged.toml", &damaged, &environment) {
                 let told = faults.to_string();
                 let name = sample.display();
-                assert!(
-                    !told.contains("hunter2"),
-                    "{name}\n--- damaged\n{damaged}\n--- told\n{told}"
-                );
+                assert!(!told.contains("hunter2"), "{name}\n--- damaged\n{damaged}\n--- told\n{told}");
             }
         };
         // One insertion at each place instead of all of them keeps the test within seconds.

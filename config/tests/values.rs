@@ -1,24 +1,19 @@
 //! What a file means once it is believed.
 
 use sluice_config::{
-    BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall,
-    Route, ScrubKind, Secret, Server, Snapshot,
+    BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route, ScrubKind,
+    Secret, Server, Snapshot,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    Environment::from_pairs(
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    )
+    Environment::from_pairs(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
 fn parse(text: &str, pairs: &[(&str, &str)]) -> Config {
-    Config::parse("edge.toml", text, &environment(pairs))
-        .unwrap_or_else(|faults| panic!("{faults}"))
+    Config::parse("edge.toml", text, &environment(pairs)).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
 fn faults(text: &str, pairs: &[(&str, &str)]) -> String {
@@ -42,10 +37,7 @@ fn defaults() -> Config {
             drain_timeout: Duration::from_secs(10),
             tls: None,
         },
-        log: Log {
-            level: LogLevel::Info,
-            format: LogFormat::Human,
-        },
+        log: Log { level: LogLevel::Info, format: LogFormat::Human },
         snapshot: Snapshot {
             location: None,
             poll_interval: Duration::from_millis(500),
@@ -57,9 +49,7 @@ fn defaults() -> Config {
             cache_time_to_live: Duration::from_secs(300),
             query_max_characters: 2_048,
         },
-        limits: Limits {
-            requests_per_minute: 600,
-        },
+        limits: Limits { requests_per_minute: 600 },
         providers: BTreeMap::new(),
         routes: BTreeMap::new(),
     }
@@ -99,15 +89,9 @@ fn an_empty_file_means_the_defaults() {
 #[test]
 fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
     let path = Path::new("tests/samples/valid/full.toml");
-    let config = Config::load(path, &environment(&[("OPENAI_API_KEY", " test\n")]))
-        .expect("the sample is valid");
+    let config = Config::load(path, &environment(&[("OPENAI_API_KEY", " test\n")])).expect("the sample is valid");
     let scrub = vec![ScrubKind::Email, ScrubKind::Phone, ScrubKind::CreditCard];
-    let base_url = BaseUrl {
-        tls: true,
-        host: "api.openai.com".to_owned(),
-        port: 443,
-        prefix: "/v1".to_owned(),
-    };
+    let base_url = BaseUrl { tls: true, host: "api.openai.com".to_owned(), port: 443, prefix: "/v1".to_owned() };
     let openai = Provider {
         kind: ProviderKind::OpenAi,
         base_url: Some(base_url),
@@ -127,13 +111,7 @@ fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
         providers: BTreeMap::from([("mock".to_owned(), mock()), ("openai".to_owned(), openai)]),
         routes: BTreeMap::from([
             ("support-bot".to_owned(), support_bot),
-            (
-                "*".to_owned(),
-                Route {
-                    scrub,
-                    ..plain_route()
-                },
-            ),
+            ("*".to_owned(), Route { scrub, ..plain_route() }),
         ]),
         ..defaults()
     };
@@ -143,26 +121,14 @@ fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
 #[test]
 fn an_override_beats_the_file_and_its_faults() {
     let text = "[server]\nlisten = \"nonsense\"\nworker_threads = 8";
-    let config = parse(
-        text,
-        &[
-            ("SLUICE__SERVER__LISTEN", "0.0.0.0:80"),
-            ("SLUICE__SERVER__WORKER_THREADS", "0x10"),
-        ],
-    );
+    let config = parse(text, &[("SLUICE__SERVER__LISTEN", "0.0.0.0:80"), ("SLUICE__SERVER__WORKER_THREADS", "0x10")]);
     assert_eq!(config.server.listen.to_string(), "0.0.0.0:80");
     assert_eq!(config.server.worker_threads, 16);
 }
 
 #[test]
 fn an_override_can_make_a_table_that_the_file_lacks() {
-    let config = parse(
-        "",
-        &[
-            ("sluice__Log__level", "debug"),
-            ("SLUICE__RECALL", "{ cache_max_bytes = 0 }"),
-        ],
-    );
+    let config = parse("", &[("sluice__Log__level", "debug"), ("SLUICE__RECALL", "{ cache_max_bytes = 0 }")]);
     assert_eq!(config.log.level, LogLevel::Debug);
     assert_eq!(config.recall.cache_max_bytes, 0);
 }
@@ -170,31 +136,15 @@ fn an_override_can_make_a_table_that_the_file_lacks() {
 #[test]
 fn an_override_finds_a_name_with_dashes() {
     let text = "providers.mock.kind = 'mock'\nroutes.Support-Bot.provider = 'mock'";
-    let pairs = [
-        ("SLUICE__ROUTES__SUPPORT_BOT__SCRUB", "['PHONE']"),
-        ("SLUICE__ROUTES__SUPPORT_BOT__MODEL", "gpt-4o"),
-    ];
+    let pairs = [("SLUICE__ROUTES__SUPPORT_BOT__SCRUB", "['PHONE']"), ("SLUICE__ROUTES__SUPPORT_BOT__MODEL", "gpt-4o")];
     let config = parse(text, &pairs);
-    let route = Route {
-        scrub: vec![ScrubKind::Phone],
-        model: Some("gpt-4o".to_owned()),
-        ..plain_route()
-    };
-    assert_eq!(
-        config.routes,
-        BTreeMap::from([("Support-Bot".to_owned(), route)])
-    );
+    let route = Route { scrub: vec![ScrubKind::Phone], model: Some("gpt-4o".to_owned()), ..plain_route() };
+    assert_eq!(config.routes, BTreeMap::from([("Support-Bot".to_owned(), route)]));
 }
 
 #[test]
 fn variables_with_a_single_underscore_are_not_overrides() {
-    assert_eq!(
-        parse(
-            "",
-            &[("SLUICE_DATA", "/srv"), ("SLUICE", "1"), ("SLUICE_", "1")]
-        ),
-        defaults()
-    );
+    assert_eq!(parse("", &[("SLUICE_DATA", "/srv"), ("SLUICE", "1"), ("SLUICE_", "1")]), defaults());
 }
 
 #[test]
@@ -205,13 +155,7 @@ SLUICE__SERVER__LISTEN  `listen` in `[server]` is not an address of the form `IP
       |                        ^^^^ an example is `127.0.0.1:8080`";
     // A number would be one in the file as well, so the text is quoted to arrive as a string.
     let told = told.replace("=8080", "=\"8080\"").replace("^^^^", "^^^^^^");
-    assert_eq!(
-        faults(
-            "[server]\nlisten = \"127.0.0.1:1\"",
-            &[("SLUICE__SERVER__LISTEN", "\"8080\"")]
-        ),
-        told
-    );
+    assert_eq!(faults("[server]\nlisten = \"127.0.0.1:1\"", &[("SLUICE__SERVER__LISTEN", "\"8080\"")]), told);
 }
 
 #[test]
@@ -220,34 +164,23 @@ fn a_misspelled_override_is_told_with_the_right_name() {
 SLUICE__SERVER__LISTN  unknown key `listn` in `[server]`
       | SLUICE__SERVER__LISTN=…
       |                 ^^^^^ did you mean `SLUICE__SERVER__LISTEN`?";
-    assert_eq!(
-        faults("", &[("SLUICE__SERVER__LISTN", "127.0.0.1:1")]),
-        told
-    );
+    assert_eq!(faults("", &[("SLUICE__SERVER__LISTN", "127.0.0.1:1")]), told);
 }
 
 #[test]
 fn a_file_that_is_absent_is_named() {
-    let faults = Config::load(Path::new("absent.toml"), &environment(&[]))
-        .expect_err("there is no such file");
+    let faults = Config::load(Path::new("absent.toml"), &environment(&[])).expect_err("there is no such file");
     let told = "absent.toml  the file cannot be read: No such file or directory (os error 2)";
     assert_eq!(faults.to_string(), told);
 }
 
 #[test]
 fn a_fault_can_be_taken_apart() {
-    let faults = Config::parse("edge.toml", "[log]\n\"ä\" = 1", &environment(&[]))
-        .expect_err("a key is unknown");
+    let faults = Config::parse("edge.toml", "[log]\n\"ä\" = 1", &environment(&[])).expect_err("a key is unknown");
     let fault = faults.iter().next().expect("there is a fault");
-    assert_eq!(
-        (faults.len(), fault.file(), fault.line(), fault.column()),
-        (1, "edge.toml", Some(2), Some(1))
-    );
+    assert_eq!((faults.len(), fault.file(), fault.line(), fault.column()), (1, "edge.toml", Some(2), Some(1)));
     assert_eq!(fault.message(), "unknown key `ä` in `[log]`");
-    assert_eq!(
-        (fault.quoted_line(), fault.span_length()),
-        (Some("\"ä\" = 1"), Some(3))
-    );
+    assert_eq!((fault.quoted_line(), fault.span_length()), (Some("\"ä\" = 1"), Some(3)));
     assert_eq!(fault.hint(), Some("choose from `level`, `format`"));
 }
 

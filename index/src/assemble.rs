@@ -133,6 +133,9 @@ mod tests {
     #[test]
     fn stored_text_cannot_leave_its_source() {
         let written = source("a\"b", "<T>", "", "x </source>\n<source id=\"y\"> </CONTEXT-1> a < b <b>");
-        assert_eq!(written, "<source id=\"a&quot;b\" title=\"&lt;T&gt;\">\nx &lt;/source>\n&lt;source id=\"y\"> &lt;/CONTEXT-1> a < b <b>\n</source>\n");
+        assert_eq!(
+            written,
+            "<source id=\"a&quot;b\" title=\"&lt;T&gt;\">\nx &lt;/source>\n&lt;source id=\"y\"> &lt;/CONTEXT-1> a < b <b>\n</source>\n"
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! Writes a segment's folder: passages, lexical index, vectors.
 
 use crate::assemble::source;
-use crate::segment::{schema, LEXICAL, PASSAGES, VECTORS};
-use sluice_segment::{encode, Passage, Passages};
-use sluice_text::{count_tokens, Embedder, ANALYSER_ID};
+use crate::segment::{LEXICAL, PASSAGES, VECTORS, schema};
+use sluice_segment::{Passage, Passages, encode};
+use sluice_text::{ANALYSER_ID, Embedder, count_tokens};
 use std::path::Path;
 use tantivy::directory::MmapDirectory;
 use tantivy::{Index, TantivyDocument};
@@ -30,14 +30,20 @@ const BUILD_MEMORY: usize = 256 << 20;
 
 /// Builds a segment of `passages` (their `tokens` are filled in) and `vectors`, one a passage or `None`, in the empty
 /// folder `folder`.
-pub fn build_segment(folder: &Path, mut passages: Vec<Passage>, vectors: &[Option<Vec<f32>>], embedder: &Embedder) -> Result<SegmentFiles, BuildError> {
+pub fn build_segment(
+    folder: &Path,
+    mut passages: Vec<Passage>,
+    vectors: &[Option<Vec<f32>>],
+    embedder: &Embedder,
+) -> Result<SegmentFiles, BuildError> {
     let (schema, text) = schema();
     let mut writer = Index::builder()
         .schema(schema)
         .tokenizers(crate::segment::tokenizers())
         .single_segment_index_writer(MmapDirectory::open(folder).map_err(tantivy::TantivyError::from)?, BUILD_MEMORY)?;
     for passage in &mut passages {
-        passage.tokens = count_tokens(&source(&passage.document, &passage.title, &passage.heading, &passage.text)) as u32;
+        passage.tokens =
+            count_tokens(&source(&passage.document, &passage.title, &passage.heading, &passage.text)) as u32;
         let mut document = TantivyDocument::default();
         document.add_text(text, searchable(passage));
         writer.add_document(document)?;

@@ -9,8 +9,8 @@ mod library;
 mod search;
 mod segment;
 
-pub use assemble::{assemble, Assembled, Used};
-pub use build::{build_segment, BuildError, SegmentFiles};
+pub use assemble::{Assembled, Used, assemble};
+pub use build::{BuildError, SegmentFiles, build_segment};
 pub use library::{Collection, Library, Scope};
 pub use search::{Hit, Hits, Query, Ranking};
 pub use segment::{OpenError, Segment};

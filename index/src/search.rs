@@ -7,7 +7,7 @@
 use crate::library::{Library, Scope};
 use crate::segment::Segment;
 use sluice_segment::ArchivedPassage;
-use sluice_text::{analyser, terms, Embedder};
+use sluice_text::{Embedder, analyser, terms};
 use std::cell::RefCell;
 use std::sync::Arc;
 use tantivy::tokenizer::TextAnalyzer;
@@ -103,7 +103,13 @@ impl Library {
             for (segment, opened) in collection.segments().iter().enumerate() {
                 let first = candidates.len();
                 match opened.lexical(&terms, query.ranking.depth) {
-                    Ok(found) => candidates.extend(found.into_iter().map(|(number, score)| Candidate { collection: place, segment, number, lexical: Some(score), vector: None })),
+                    Ok(found) => candidates.extend(found.into_iter().map(|(number, score)| Candidate {
+                        collection: place,
+                        segment,
+                        number,
+                        lexical: Some(score),
+                        vector: None,
+                    })),
                     Err(_) => degraded = Some("lexical_failed"),
                 }
                 let Some(vector) = &vector else { continue };
@@ -114,7 +120,13 @@ impl Library {
                 for (number, cosine) in found {
                     match candidates[first..].iter_mut().find(|candidate| candidate.number == number) {
                         Some(candidate) => candidate.vector = Some(cosine),
-                        None => candidates.push(Candidate { collection: place, segment, number, lexical: None, vector: Some(cosine) }),
+                        None => candidates.push(Candidate {
+                            collection: place,
+                            segment,
+                            number,
+                            lexical: None,
+                            vector: Some(cosine),
+                        }),
                     }
                 }
             }
@@ -135,13 +147,16 @@ impl Library {
                     segment: Arc::clone(collection.segments().get(candidate.segment)?),
                     number: candidate.number,
                     collection: candidate.collection,
-                    score: (1.0 - weight) * lexical.scaled(candidate.lexical) + weight * vector.scaled(candidate.vector),
+                    score: (1.0 - weight) * lexical.scaled(candidate.lexical)
+                        + weight * vector.scaled(candidate.vector),
                     lexical_rank: lexical.ranks[index],
                     vector_rank: vector.ranks[index],
                 })
             })
             .collect();
-        hits.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.collection.cmp(&b.collection)).then(a.number.cmp(&b.number)));
+        hits.sort_by(|a, b| {
+            b.score.total_cmp(&a.score).then(a.collection.cmp(&b.collection)).then(a.number.cmp(&b.number))
+        });
         hits
     }
 }

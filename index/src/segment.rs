@@ -3,7 +3,7 @@
 use crate::build::vector_options;
 use parking::Gate;
 use sluice_segment::{ArchivedPassage, FormatError, Mapped, Passages};
-use sluice_text::{analyser, Embedder, ANALYSER_ID};
+use sluice_text::{ANALYSER_ID, Embedder, analyser};
 use std::path::{Path, PathBuf};
 use tantivy::collector::TopDocs;
 use tantivy::directory::MmapDirectory;
@@ -70,9 +70,16 @@ impl Segment {
     pub fn open(folder: &Path, id: &str, embedder: &Embedder) -> Result<Segment, OpenError> {
         let passages = Mapped::<Passages>::open(&folder.join(PASSAGES))?;
         let table = passages.get();
-        for (what, found, known) in [("analyser", table.analyser.as_str(), ANALYSER_ID), ("embedder", table.embedder.as_str(), embedder.id())] {
+        for (what, found, known) in
+            [("analyser", table.analyser.as_str(), ANALYSER_ID), ("embedder", table.embedder.as_str(), embedder.id())]
+        {
             if found != known {
-                return Err(OpenError::Foreign { path: folder.to_owned(), what, found: found.to_owned(), known: known.to_owned() });
+                return Err(OpenError::Foreign {
+                    path: folder.to_owned(),
+                    what,
+                    found: found.to_owned(),
+                    known: known.to_owned(),
+                });
             }
         }
         let lexical = |source| OpenError::Lexical { path: folder.to_owned(), source };
@@ -80,20 +87,27 @@ impl Segment {
         let mut index = Index::open(directory).map_err(lexical)?;
         index.set_tokenizers(tokenizers());
         let (_, text) = schema();
-        let searcher = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(lexical)?.searcher();
+        let searcher =
+            index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(lexical)?.searcher();
         if searcher.num_docs() != table.passages.len() as u64 || searcher.segment_readers().len() > 1 {
-            return Err(OpenError::Disagree { path: folder.to_owned(), passages: table.passages.len(), lexical: searcher.num_docs() });
+            return Err(OpenError::Disagree {
+                path: folder.to_owned(),
+                passages: table.passages.len(),
+                lexical: searcher.num_docs(),
+            });
         }
         let path = folder.join(VECTORS);
         let failed = |reason: String| OpenError::Vectors { path: path.clone(), reason };
-        let vectors = usearch::Index::new(&vector_options(embedder.dimensions())).map_err(|error| failed(error.to_string()))?;
+        let vectors =
+            usearch::Index::new(&vector_options(embedder.dimensions())).map_err(|error| failed(error.to_string()))?;
         vectors.view(&path.to_string_lossy()).map_err(|error| failed(error.to_string()))?;
         if vectors.dimensions() != embedder.dimensions() {
             return Err(failed(format!("{} dimensions", vectors.dimensions())));
         }
         vectors.change_expansion_search(64);
         let vector_count = vectors.size();
-        let segment = Segment { id: id.to_owned(), passages, searcher, text, vectors, vector_count, gate: Gate::of_cores() };
+        let segment =
+            Segment { id: id.to_owned(), passages, searcher, text, vectors, vector_count, gate: Gate::of_cores() };
         segment.warm(embedder);
         Ok(segment)
     }
@@ -129,7 +143,10 @@ impl Segment {
     pub(crate) fn lexical(&self, terms: &[String], limit: usize) -> Result<Vec<(u32, f32)>, tantivy::TantivyError> {
         let mut terms: Vec<Term> = terms.iter().map(|term| Term::from_field_text(self.text, term)).collect();
         if terms.len() > MAX_TERMS {
-            let mut rated = terms.into_iter().map(|term| Ok((self.searcher.doc_freq(&term)?, term))).collect::<tantivy::Result<Vec<_>>>()?;
+            let mut rated = terms
+                .into_iter()
+                .map(|term| Ok((self.searcher.doc_freq(&term)?, term)))
+                .collect::<tantivy::Result<Vec<_>>>()?;
             rated.retain(|(frequency, _)| *frequency > 0);
             rated.sort_by_key(|(frequency, _)| *frequency);
             terms = rated.into_iter().take(MAX_TERMS).map(|(_, term)| term).collect();

@@ -1,12 +1,21 @@
 //! Segments built, opened and searched on real passages.
 
-use sluice_index::{assemble, build_segment, Library, Query, Scope, Segment};
+#![allow(clippy::unwrap_used)]
+
+use sluice_index::{Library, Query, Scope, Segment, assemble, build_segment};
 use sluice_segment::Passage;
 use sluice_text::Embedder;
 use std::sync::Arc;
 
 fn passage(document: &str, title: &str, text: &str) -> Passage {
-    Passage { document: document.into(), ordinal: 0, title: title.into(), heading: String::new(), text: text.into(), tokens: 0 }
+    Passage {
+        document: document.into(),
+        ordinal: 0,
+        title: title.into(),
+        heading: String::new(),
+        text: text.into(),
+        tokens: 0,
+    }
 }
 
 fn segment(passages: Vec<Passage>) -> (tempfile::TempDir, Arc<Segment>) {
@@ -47,12 +56,14 @@ fn words_meaning_and_chinese_are_found_within_a_scope() {
 
 #[test]
 fn a_block_never_exceeds_its_budget() {
-    let passages = (0..20).map(|index| passage(&format!("d{index}"), "T", &"alpha beta gamma ".repeat(index + 1))).collect();
+    let passages =
+        (0..20).map(|index| passage(&format!("d{index}"), "T", &"alpha beta gamma ".repeat(index + 1))).collect();
     let (_folder, segment) = segment(passages);
     let mut library = Library::default();
     library.add([1; 16], "c".into(), vec![segment]);
     let names = ["c".to_owned()];
-    let hits = library.search(&Query::new(Scope::of_tenant([1; 16]), &names, "alpha gamma"), Embedder::shipped().unwrap());
+    let hits =
+        library.search(&Query::new(Scope::of_tenant([1; 16]), &names, "alpha gamma"), Embedder::shipped().unwrap());
     for budget in [0, 50, 100, 200, 400] {
         let block = assemble(&hits.hits, budget, 100);
         assert!(block.tokens <= budget);

@@ -24,7 +24,9 @@ pub fn compose(recalled: Recalled) -> Result<Composed, Refusal> {
         let principal = &recalled.plan.admitted.principal;
         let prompt = principal.prepared.prompt(principal.key.tenant, alias, environment);
         // `plan` made sure that it exists in this very snapshot.
-        let prompt = prompt.ok_or_else(|| Refusal::new(ErrorCode::PromptNotFound, format!("No prompt `{alias}` in `{environment}`.")))?;
+        let prompt = prompt.ok_or_else(|| {
+            Refusal::new(ErrorCode::PromptNotFound, format!("No prompt `{alias}` in `{environment}`."))
+        })?;
         system = render(prompt, &recalled.plan.variables)?;
         version = Some(prompt.version);
     }
@@ -33,7 +35,12 @@ pub fn compose(recalled: Recalled) -> Result<Composed, Refusal> {
 }
 
 fn render(prompt: &PromptEntry, variables: &sluice_text::Variables) -> Result<Vec<Message>, Refusal> {
-    let template = prompt.template().map_err(|reason| Refusal::new(ErrorCode::PromptRenderFailed, format!("The prompt `{}` cannot be compiled: {reason}", prompt.alias)))?;
+    let template = prompt.template().map_err(|reason| {
+        Refusal::new(
+            ErrorCode::PromptRenderFailed,
+            format!("The prompt `{}` cannot be compiled: {reason}", prompt.alias),
+        )
+    })?;
     template.render(variables).map_err(|error| match &error {
         RenderError::Missing(_) => Refusal::new(ErrorCode::MissingVariable, error.to_string()),
         RenderError::Failed(_) => Refusal::new(ErrorCode::PromptRenderFailed, error.to_string()),

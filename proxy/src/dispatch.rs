@@ -1,13 +1,13 @@
 //! The request to its provider, up to the head of the answer.
 
-use crate::head::{is_hop_by_hop, CREDENTIALS};
+use crate::head::{CREDENTIALS, is_hop_by_hop};
 use crate::live::{Live, RouteEntry};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, Scrubbed};
 use bytes::Bytes;
 use http::Method;
-use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::future::Future;
@@ -45,7 +45,12 @@ pub async fn unless_departed<T>(session: &mut ServerSession, work: impl Future<O
 
 /// Sends the request and waits for the answer's head. A connection from the pool that fails before any byte of an
 /// answer had gone stale, and the request is sent again on another one.
-pub async fn dispatch(scrubbed: Scrubbed, session: &mut ServerSession, live: &Live, traceparent: &str) -> Result<Upstream, Refusal> {
+pub async fn dispatch(
+    scrubbed: Scrubbed,
+    session: &mut ServerSession,
+    live: &Live,
+    traceparent: &str,
+) -> Result<Upstream, Refusal> {
     let started = Instant::now();
     let plan = &scrubbed.composed.recalled.plan;
     let route = Arc::clone(&plan.route);
@@ -55,18 +60,35 @@ pub async fn dispatch(scrubbed: Scrubbed, session: &mut ServerSession, live: &Li
     let length = match &encoded {
         Encoded::Body(body) => Some(body.len()),
         Encoded::Empty => None,
-        Encoded::Unread => session.req_header().headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()),
+        Encoded::Unread => {
+            session.req_header().headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok())
+        }
     };
-    let header = match request_header(session.req_header(), &plan.path, &plan.query, &route, length, &encoded, reads_answer, traceparent) {
+    let header = match request_header(
+        session.req_header(),
+        &plan.path,
+        &plan.query,
+        &route,
+        length,
+        &encoded,
+        reads_answer,
+        traceparent,
+    ) {
         Ok(header) => header,
-        Err(error) => return Err(Refusal::new(ErrorCode::InvalidRequest, format!("The request cannot be sent on: {}", error.etype().as_str()))),
+        Err(error) => {
+            return Err(Refusal::new(
+                ErrorCode::InvalidRequest,
+                format!("The request cannot be sent on: {}", error.etype().as_str()),
+            ));
+        }
     };
     let body = match encoded {
         Encoded::Body(body) => Some(Bytes::from(body)),
         Encoded::Empty | Encoded::Unread => None,
     };
     loop {
-        let connecting = tokio::time::timeout(route.provider.connect_timeout, live.connector.get_http_session(&route.peer));
+        let connecting =
+            tokio::time::timeout(route.provider.connect_timeout, live.connector.get_http_session(&route.peer));
         let (mut upstream, reused) = match unless_departed(session, connecting).await {
             None => return Err(left()),
             Some(Err(_)) => return Err(timed_out("connecting", route.provider.connect_timeout)),
@@ -90,10 +112,15 @@ pub async fn dispatch(scrubbed: Scrubbed, session: &mut ServerSession, live: &Li
             None => return Err(left()),
             Some(Ok(answer)) => return Ok(Upstream { header: answer, session: upstream, scrubbed, started }),
             Some(Err(error)) => match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => return Err(timed_out("waiting for the answer's header", patience)),
+                ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+                    return Err(timed_out("waiting for the answer's header", patience));
+                }
                 _ if reused && reads_answer && Instant::now() < deadline => continue,
                 ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
-                    return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider closed the connection without an answer."));
+                    return Err(Refusal::new(
+                        ErrorCode::UpstreamProtocolError,
+                        "The provider closed the connection without an answer.",
+                    ));
                 }
                 _ => return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer is not HTTP.")),
             },
@@ -101,7 +128,11 @@ pub async fn dispatch(scrubbed: Scrubbed, session: &mut ServerSession, live: &Li
     }
 }
 
-async fn send(upstream: &mut HttpSession, header: &RequestHeader, body: Option<Bytes>) -> Result<ResponseHeader, Box<Error>> {
+async fn send(
+    upstream: &mut HttpSession,
+    header: &RequestHeader,
+    body: Option<Bytes>,
+) -> Result<ResponseHeader, Box<Error>> {
     upstream.write_request_header(Box::new(header.clone())).await?;
     if let Some(body) = body {
         upstream.write_request_body(body, true).await?;
@@ -123,8 +154,15 @@ async fn head(upstream: &mut HttpSession) -> Result<ResponseHeader, Box<Error>> 
 }
 
 /// Streams a body that Sluice does not read.
-async fn pump(upstream: &mut HttpSession, header: &RequestHeader, session: &mut ServerSession, patience: Duration) -> Result<(), Refusal> {
-    let lost = |_| Refusal::new(ErrorCode::UpstreamProtocolError, "The provider stopped reading the request.").with_unread_body();
+async fn pump(
+    upstream: &mut HttpSession,
+    header: &RequestHeader,
+    session: &mut ServerSession,
+    patience: Duration,
+) -> Result<(), Refusal> {
+    let lost = |_| {
+        Refusal::new(ErrorCode::UpstreamProtocolError, "The provider stopped reading the request.").with_unread_body()
+    };
     upstream.write_request_header(Box::new(header.clone())).await.map_err(lost)?;
     loop {
         match tokio::time::timeout(patience, session.read_request_body()).await {
@@ -152,10 +190,13 @@ fn request_header(
         target.push('?');
         target.push_str(query);
     }
-    let mut header = RequestHeader::build(received.method.clone(), target.as_bytes(), Some(received.headers.len() + 6))?;
+    let mut header =
+        RequestHeader::build(received.method.clone(), target.as_bytes(), Some(received.headers.len() + 6))?;
     for (name, value) in &received.headers {
         let name = name.as_str();
-        let ours = name.starts_with("x-sluice-") || matches!(name, "host" | "content-length" | "expect" | "traceparent") || (reads_answer && name == "accept-encoding");
+        let ours = name.starts_with("x-sluice-")
+            || matches!(name, "host" | "content-length" | "expect" | "traceparent")
+            || (reads_answer && name == "accept-encoding");
         if !ours && !CREDENTIALS.contains(&name) && !is_hop_by_hop(name, &received.headers) {
             header.append_header(name.to_owned(), value.clone())?;
         }
@@ -169,7 +210,8 @@ fn request_header(
         header.insert_header("authorization", authorization.as_str())?;
     }
     match (encoded, length) {
-        (Encoded::Empty, _) if matches!(received.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) => {}
+        (Encoded::Empty, _)
+            if matches!(received.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) => {}
         (Encoded::Empty, _) => header.insert_header("content-length", 0)?,
         (_, Some(length)) => header.insert_header("content-length", length)?,
         (_, None) => header.insert_header("transfer-encoding", "chunked")?,
@@ -188,7 +230,12 @@ fn timed_out(phase: &str, after: Duration) -> Refusal {
 fn connect_failed(error: &Error, route: &RouteEntry) -> Refusal {
     let provider = &route.provider_name;
     match error.etype() {
-        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => timed_out("connecting", route.provider.connect_timeout),
-        kind => Refusal::new(ErrorCode::UpstreamConnectFailed, format!("Cannot connect to the provider `{provider}`: {}.", kind.as_str())),
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+            timed_out("connecting", route.provider.connect_timeout)
+        }
+        kind => Refusal::new(
+            ErrorCode::UpstreamConnectFailed,
+            format!("Cannot connect to the provider `{provider}`: {}.", kind.as_str()),
+        ),
     }
 }

@@ -3,16 +3,16 @@
 use crate::admit::admit;
 use crate::compose::compose;
 use crate::dispatch::dispatch;
-use crate::identify::{identify, Principal};
+use crate::identify::{Principal, identify};
 use crate::intake::intake;
 use crate::live::Live;
 use crate::metrics::Step;
 use crate::plan::plan;
 use crate::recall::recall;
-use crate::refuse::{go_duration, ErrorCode, Refusal};
+use crate::refuse::{ErrorCode, Refusal, go_duration};
 use crate::relay::{relay, write_all};
-use crate::scrub::{scrub, Encoded, Scrubbed};
-use crate::settle::{settle, Tally};
+use crate::scrub::{Encoded, Scrubbed, scrub};
+use crate::settle::{Tally, settle};
 use crate::trace::{random_hex, traceparent};
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
@@ -44,7 +44,12 @@ pub async fn exchange(session: &mut ServerSession, live: &Live) -> After {
     after
 }
 
-async fn journey(session: &mut ServerSession, live: &Live, tally: &mut Tally, notes: &mut Notes) -> Result<After, Refusal> {
+async fn journey(
+    session: &mut ServerSession,
+    live: &Live,
+    tally: &mut Tally,
+    notes: &mut Notes,
+) -> Result<After, Refusal> {
     let head = session.req_header();
     let path = head.uri.path();
     if path == "/healthz" {
@@ -59,7 +64,8 @@ async fn journey(session: &mut ServerSession, live: &Live, tally: &mut Tally, no
     notes.push(("x-sluice-epoch", principal.prepared.epoch().to_string()));
     tally.done(Step::Identify);
 
-    let admitted = admit(principal, live).inspect_err(|refusal| note_standing(refusal.too_many.map(|too_many| too_many.standing), notes))?;
+    let admitted = admit(principal, live)
+        .inspect_err(|refusal| note_standing(refusal.too_many.map(|too_many| too_many.standing), notes))?;
     note_standing(Some(admitted.standing), notes);
     tally.done(Step::Admit);
     if let Some(body) = models(session, &admitted.principal)? {
@@ -91,7 +97,8 @@ async fn journey(session: &mut ServerSession, live: &Live, tally: &mut Tally, no
 
     tally.provider.clone_from(&scrubbed.composed.recalled.plan.route.provider_name);
     let called = Instant::now();
-    let upstream = dispatch(scrubbed, session, live, &trace).await.inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
+    let upstream =
+        dispatch(scrubbed, session, live, &trace).await.inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
     tally.done(Step::Dispatch);
 
     notes.push(("server-timing", tally.server_timing()));
@@ -117,7 +124,13 @@ fn models(session: &ServerSession, principal: &Principal) -> Result<Option<Bytes
     }
     let wanted = rest.trim_matches('/');
     let model = |name: &str| json!({ "id": name, "object": "model", "created": 0, "owned_by": "sluice" });
-    let mut names: Vec<&str> = principal.prepared.routes.keys().map(String::as_str).filter(|name| *name != WILDCARD && principal.key.grant.routes.allows(name)).collect();
+    let mut names: Vec<&str> = principal
+        .prepared
+        .routes
+        .keys()
+        .map(String::as_str)
+        .filter(|name| *name != WILDCARD && principal.key.grant.routes.allows(name))
+        .collect();
     names.sort_unstable();
     let body = match wanted {
         "" => json!({ "object": "list", "data": names.into_iter().map(model).collect::<Vec<_>>() }),
@@ -143,7 +156,13 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     }
     if let Some(context) = &composed.recalled.context {
         let block = &context.block;
-        let mut text = format!("used={} tokens={} dropped={} cache={}", block.used.len(), block.tokens, block.dropped, context.cache);
+        let mut text = format!(
+            "used={} tokens={} dropped={} cache={}",
+            block.used.len(),
+            block.tokens,
+            block.dropped,
+            context.cache
+        );
         if let Some(reason) = context.degraded {
             text.push_str(" degraded=");
             text.push_str(reason);
@@ -177,8 +196,12 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Vec<u8> {
             "hits": hits.collect::<Vec<_>>(), "dropped": context.block.dropped, "degraded": context.degraded,
         })
     });
-    let prompt = plan.prompt.as_ref().map(|(alias, environment)| json!({ "alias": alias, "version": composed.version, "environment": environment }));
-    let scrub: serde_json::Map<_, _> = tally.scrubbed.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
+    let prompt = plan
+        .prompt
+        .as_ref()
+        .map(|(alias, environment)| json!({ "alias": alias, "version": composed.version, "environment": environment }));
+    let scrub: serde_json::Map<_, _> =
+        tally.scrubbed.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
     let answer = json!({
         "request_id": tally.request_id, "route": plan.route.name, "provider": plan.route.provider_name, "model": plan.model,
         "prompt": prompt, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
@@ -186,7 +209,14 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Vec<u8> {
     answer.to_string().into_bytes()
 }
 
-async fn respond(session: &mut ServerSession, status: u16, media: &str, body: Bytes, tally: &mut Tally, notes: &Notes) -> After {
+async fn respond(
+    session: &mut ServerSession,
+    status: u16,
+    media: &str,
+    body: Bytes,
+    tally: &mut Tally,
+    notes: &Notes,
+) -> After {
     tally.status = status;
     let build = || -> pingora_core::Result<Box<ResponseHeader>> {
         let mut header = ResponseHeader::build(status, Some(notes.len() + 3))?;

@@ -3,7 +3,17 @@
 use http::HeaderMap;
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1) and never travel on.
-pub const HOP_BY_HOP: [&str; 9] = ["connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+pub const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Fields that carry a caller's credentials.
 pub const CREDENTIALS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
@@ -21,13 +31,16 @@ fn listed_by_connection(name: &str, headers: &HeaderMap) -> bool {
 /// A query string without its parameter `key`, which is a credential; and that credential.
 pub fn split_key(query: &str) -> (Option<&str>, String) {
     let mut key = None;
-    let rest: Vec<&str> = query.split('&').filter(|pair| match pair.strip_prefix("key=") {
-        Some(value) => {
-            key.get_or_insert(value);
-            false
-        }
-        None => !pair.is_empty(),
-    }).collect();
+    let rest: Vec<&str> = query
+        .split('&')
+        .filter(|pair| match pair.strip_prefix("key=") {
+            Some(value) => {
+                key.get_or_insert(value);
+                false
+            }
+            None => !pair.is_empty(),
+        })
+        .collect();
     (key, rest.join("&"))
 }
 
@@ -45,6 +58,8 @@ mod tests {
     fn what_connection_lists_is_hop_by_hop() {
         let mut headers = HeaderMap::new();
         headers.insert("connection", "close, X-Private".parse().unwrap());
-        assert!(is_hop_by_hop("x-private", &headers) && is_hop_by_hop("te", &headers) && !is_hop_by_hop("accept", &headers));
+        assert!(
+            is_hop_by_hop("x-private", &headers) && is_hop_by_hop("te", &headers) && !is_hop_by_hop("accept", &headers)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Credentials to who is asking.
 
-use crate::head::{split_key, CREDENTIALS};
-use crate::live::{now_microseconds, KeyEntry, Live, Prepared};
+use crate::head::{CREDENTIALS, split_key};
+use crate::live::{KeyEntry, Live, Prepared, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use pingora_http::RequestHeader;
 use std::sync::Arc;
@@ -16,10 +16,16 @@ pub struct Principal {
 pub fn identify(head: &RequestHeader, live: &Live, prepared: Arc<Prepared>) -> Result<Principal, Refusal> {
     let now = now_microseconds();
     if prepared.snapshot.is_none() {
-        return Err(Refusal::new(ErrorCode::SnapshotUnavailable, "This edge has no snapshot yet. Run `sluice publish`, or wait for its first sync."));
+        return Err(Refusal::new(
+            ErrorCode::SnapshotUnavailable,
+            "This edge has no snapshot yet. Run `sluice publish`, or wait for its first sync.",
+        ));
     }
     if prepared.is_stale(now) {
-        return Err(Refusal::new(ErrorCode::SnapshotUnavailable, "This edge's snapshot is too old to admit keys. Check its snapshot location."));
+        return Err(Refusal::new(
+            ErrorCode::SnapshotUnavailable,
+            "This edge's snapshot is too old to admit keys. Check its snapshot location.",
+        ));
     }
     let credential = credential(head).ok_or_else(Refusal::invalid_key)?;
     let hash = *blake3::keyed_hash(&live.pepper, credential.as_bytes()).as_bytes();

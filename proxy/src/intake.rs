@@ -3,8 +3,8 @@
 use crate::admit::Admitted;
 use crate::head::split_key;
 use crate::refuse::{ErrorCode, Refusal};
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::ErrorType;
+use pingora_core::protocols::http::ServerSession;
 use sluice_wire::{Dialect, Envelope};
 use std::time::Duration;
 
@@ -39,8 +39,10 @@ pub async fn intake(session: &mut ServerSession, admitted: Admitted) -> Result<I
     }
     let dialect = if path == EXPLAIN { Dialect::Chat } else { Dialect::of_path(&path) };
     let content_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
-    let json = content_type.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
-    let expects_continue = head.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let json =
+        content_type.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
+    let expects_continue =
+        head.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     session.set_read_timeout(Some(timeout));
     if session.is_body_empty() && dialect == Dialect::Other {
         return Ok(Intake { admitted, path, query, body: Body::Empty });
@@ -59,7 +61,12 @@ pub async fn intake(session: &mut ServerSession, admitted: Admitted) -> Result<I
 /// Shows what would be sent, without sending it.
 pub const EXPLAIN: &str = "/v1/explain";
 
-async fn read(session: &mut ServerSession, limit: usize, timeout: Duration, expected: usize) -> Result<Vec<u8>, Refusal> {
+async fn read(
+    session: &mut ServerSession,
+    limit: usize,
+    timeout: Duration,
+    expected: usize,
+) -> Result<Vec<u8>, Refusal> {
     let mut body = Vec::with_capacity(expected);
     loop {
         // HTTP/2 has no read time-out in the session, so the wait is bounded here for both.
@@ -82,7 +89,11 @@ async fn read(session: &mut ServerSession, limit: usize, timeout: Duration, expe
                 return Err(match error.etype() {
                     ErrorType::ReadTimedout => too_slow(timeout),
                     ErrorType::ConnectionClosed | ErrorType::ReadError => departed(),
-                    _ => Refusal::new(ErrorCode::InvalidRequest, "The request body is malformed (chunked coding or framing).").with_unread_body(),
+                    _ => Refusal::new(
+                        ErrorCode::InvalidRequest,
+                        "The request body is malformed (chunked coding or framing).",
+                    )
+                    .with_unread_body(),
                 });
             }
         }
@@ -90,7 +101,8 @@ async fn read(session: &mut ServerSession, limit: usize, timeout: Duration, expe
 }
 
 fn too_slow(timeout: Duration) -> Refusal {
-    let message = format!("The request body stalled for {} seconds (`server.body_timeout_seconds`).", timeout.as_secs());
+    let message =
+        format!("The request body stalled for {} seconds (`server.body_timeout_seconds`).", timeout.as_secs());
     Refusal::new(ErrorCode::BodyTimeout, message).with_unread_body()
 }
 

@@ -33,6 +33,6 @@ mod metrics;
 mod refuse;
 mod trace;
 
-pub use live::{Live, Prepared, PrepareError, Readiness};
+pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;
-pub use server::{serve, ServeError};
+pub use server::{ServeError, serve};

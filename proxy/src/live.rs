@@ -5,8 +5,8 @@
 
 use crate::metrics::Metrics;
 use arc_swap::ArcSwap;
-use pingora_core::connectors::http::Connector;
 use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use sluice_config::{BaseUrl, Config, Provider, Route, ScrubKind, WILDCARD};
@@ -97,7 +97,9 @@ impl Live {
     pub fn new(prepared: Prepared, pepper: [u8; 32]) -> Live {
         let recall = &prepared.config.recall;
         let recalled = moka::sync::Cache::builder()
-            .weigher(|_, block: &Arc<Assembled>| u32::try_from(block.sources.len() + 64 * block.used.len() + 128).unwrap_or(u32::MAX))
+            .weigher(|_, block: &Arc<Assembled>| {
+                u32::try_from(block.sources.len() + 64 * block.used.len() + 128).unwrap_or(u32::MAX)
+            })
             .max_capacity(recall.cache_max_bytes)
             .time_to_live(recall.cache_time_to_live)
             .build();
@@ -146,7 +148,9 @@ impl Live {
         let prepared = self.load();
         let reason = match &prepared.snapshot {
             None => Some("no snapshot has arrived yet"),
-            Some(_) if prepared.is_stale(now_microseconds()) => Some("the snapshot is older than `snapshot.max_snapshot_age_seconds`"),
+            Some(_) if prepared.is_stale(now_microseconds()) => {
+                Some("the snapshot is older than `snapshot.max_snapshot_age_seconds`")
+            }
             Some(_) => None,
         };
         Readiness { ready: reason.is_none(), epoch: prepared.epoch(), reason }
@@ -165,7 +169,11 @@ impl Live {
 
 impl Prepared {
     /// Builds a bundle: resolves providers and indexes the snapshot. `mock` is where the built-in provider listens.
-    pub async fn new(config: Arc<Config>, snapshot: Option<Arc<Snapshot>>, mock: Option<SocketAddr>) -> Result<Prepared, PrepareError> {
+    pub async fn new(
+        config: Arc<Config>,
+        snapshot: Option<Arc<Snapshot>>,
+        mock: Option<SocketAddr>,
+    ) -> Result<Prepared, PrepareError> {
         let mut addresses = HashMap::new();
         for (name, provider) in &config.providers {
             addresses.insert(name.clone(), resolve(name, provider, mock).await?);
@@ -173,7 +181,11 @@ impl Prepared {
         let mut routes = HashMap::new();
         for (name, route) in &config.routes {
             // The configuration's check made sure that the provider exists.
-            let (Some(provider), Some((base, address))) = (config.providers.get(&route.provider), addresses.get(&route.provider)) else { continue };
+            let (Some(provider), Some((base, address))) =
+                (config.providers.get(&route.provider), addresses.get(&route.provider))
+            else {
+                continue;
+            };
             routes.insert(name.clone(), Arc::new(RouteEntry::new(name, route, provider, base.clone(), *address)));
         }
         let mut keys = HashMap::new();
@@ -189,7 +201,10 @@ impl Prepared {
                     requests_per_minute: (requests_per_minute > 0).then_some(requests_per_minute),
                     expires_at: (expires_at > 0).then_some(expires_at),
                 };
-                keys.insert(key.hash, Arc::new(KeyEntry { id: key.id, tenant: tenant.id, scope: Scope::of_tenant(tenant.id), grant }));
+                keys.insert(
+                    key.hash,
+                    Arc::new(KeyEntry { id: key.id, tenant: tenant.id, scope: Scope::of_tenant(tenant.id), grant }),
+                );
             }
             for prompt in tenant.prompts.iter() {
                 let entry = PromptEntry::new(prompt);
@@ -234,13 +249,18 @@ impl PromptEntry {
             environment: prompt.environment.as_str().to_owned(),
             version: prompt.version.to_native(),
             template: OnceLock::new(),
-            messages: prompt.messages.iter().map(|message| (message.role.as_str().to_owned(), message.template.as_str().to_owned())).collect(),
+            messages: prompt
+                .messages
+                .iter()
+                .map(|message| (message.role.as_str().to_owned(), message.template.as_str().to_owned()))
+                .collect(),
             variables: variables.collect(),
         }
     }
 
     pub fn template(&self) -> Result<&Template, &str> {
-        let compile = || Template::compile(&self.messages, Some(self.variables.clone())).map_err(|error| error.to_string());
+        let compile =
+            || Template::compile(&self.messages, Some(self.variables.clone())).map_err(|error| error.to_string());
         self.template.get_or_init(compile).as_ref().map_err(String::as_str)
     }
 }
@@ -272,15 +292,21 @@ impl RouteEntry {
     }
 }
 
-async fn resolve(name: &str, provider: &Provider, mock: Option<SocketAddr>) -> Result<(BaseUrl, SocketAddr), PrepareError> {
+async fn resolve(
+    name: &str,
+    provider: &Provider,
+    mock: Option<SocketAddr>,
+) -> Result<(BaseUrl, SocketAddr), PrepareError> {
     let Some(base) = &provider.base_url else {
         let address = mock.ok_or_else(|| PrepareError::NoMock(name.to_owned()))?;
-        let base = BaseUrl { tls: false, host: address.ip().to_string(), port: address.port(), prefix: "/v1".to_owned() };
+        let base =
+            BaseUrl { tls: false, host: address.ip().to_string(), port: address.port(), prefix: "/v1".to_owned() };
         return Ok((base, address));
     };
     let failed = |source| PrepareError::Resolve { provider: name.to_owned(), host: base.host.clone(), source };
     let mut found = tokio::net::lookup_host((base.host.as_str(), base.port)).await.map_err(failed)?;
-    let address = found.next().ok_or_else(|| PrepareError::NoAddress { provider: name.to_owned(), host: base.host.clone() })?;
+    let address =
+        found.next().ok_or_else(|| PrepareError::NoAddress { provider: name.to_owned(), host: base.host.clone() })?;
     Ok((base.clone(), address))
 }
 

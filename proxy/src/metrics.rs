@@ -4,8 +4,8 @@
 //! is an atomic addition.
 
 use crate::refuse::ErrorCode;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -27,7 +27,16 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Step; 8] = [Step::Identify, Step::Admit, Step::Intake, Step::Plan, Step::Recall, Step::Compose, Step::Scrub, Step::Dispatch];
+    pub const ALL: [Step; 8] = [
+        Step::Identify,
+        Step::Admit,
+        Step::Intake,
+        Step::Plan,
+        Step::Recall,
+        Step::Compose,
+        Step::Scrub,
+        Step::Dispatch,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -117,27 +126,51 @@ impl Metrics {
     pub fn new() -> Metrics {
         let mut registry = Registry::with_prefix("sluice");
         let requests = Family::default();
-        registry.register("requests", "Exchanges that ended, by route and class of the status that the client saw", requests.clone());
+        registry.register(
+            "requests",
+            "Exchanges that ended, by route and class of the status that the client saw",
+            requests.clone(),
+        );
         let errors = Family::<ErrorLabels, Counter>::default();
         registry.register("errors", "Exchanges that ended in an error of Sluice's, by cause and whose fault it was; a provider's own error status is not counted here", errors.clone());
         let steps = Family::<StepLabels, Histogram, fn() -> Histogram>::new_with_constructor(own_buckets);
-        registry.register("step_microseconds", "Time of each step; intake and dispatch include waiting for the client and the provider", steps.clone());
+        registry.register(
+            "step_microseconds",
+            "Time of each step; intake and dispatch include waiting for the client and the provider",
+            steps.clone(),
+        );
         let own = own_buckets();
-        registry.register("own_microseconds", "Sluice's own time before the request was sent on; proves nothing about time lost to a busy machine", own.clone());
+        registry.register(
+            "own_microseconds",
+            "Sluice's own time before the request was sent on; proves nothing about time lost to a busy machine",
+            own.clone(),
+        );
         let upstream = Family::<ProviderLabels, Histogram, fn() -> Histogram>::new_with_constructor(upstream_buckets);
         registry.register("upstream_microseconds", "From connecting to the last byte of the answer", upstream.clone());
         let tokens = Family::default();
-        registry.register("tokens", "Tokens as the provider stated them; answers without usage are not in it", tokens.clone());
+        registry.register(
+            "tokens",
+            "Tokens as the provider stated them; answers without usage are not in it",
+            tokens.clone(),
+        );
         let scrubbed = Family::default();
         registry.register("scrubbed", "Findings replaced by placeholders, by kind", scrubbed.clone());
         let recall = Family::<ResultLabels, Counter>::default();
         registry.register("recall_cache", "Look-ups of retrieved context by result", recall.clone());
         let upstream_cancelled = Counter::default();
-        registry.register("upstream_cancelled", "Provider calls that were ended because the client had left", upstream_cancelled.clone());
+        registry.register(
+            "upstream_cancelled",
+            "Provider calls that were ended because the client had left",
+            upstream_cancelled.clone(),
+        );
         let epoch = Gauge::default();
         registry.register("snapshot_epoch", "Epoch of the snapshot in force; 0 before the first", epoch.clone());
         let sync_failures = Counter::default();
-        registry.register("snapshot_failures", "Polls whose snapshot was refused or could not be read; the old one serves on", sync_failures.clone());
+        registry.register(
+            "snapshot_failures",
+            "Polls whose snapshot was refused or could not be read; the old one serves on",
+            sync_failures.clone(),
+        );
         let errors = ErrorCode::ALL.iter().map(|code| {
             let row = code.row();
             errors.get_or_create_owned(&ErrorLabels { cause: row.name, fault: row.fault.name() })

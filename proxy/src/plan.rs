@@ -1,7 +1,7 @@
 //! What is to be done for this request: route, prompt, what to recall, how much.
 
 use crate::admit::Admitted;
-use crate::intake::{Body, Intake, EXPLAIN};
+use crate::intake::{Body, EXPLAIN, Intake};
 use crate::live::RouteEntry;
 use crate::refuse::{ErrorCode, Refusal};
 use http::HeaderMap;
@@ -66,7 +66,12 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         let environment = steering.environment.unwrap_or_else(|| route.route.environment.clone());
         if let Some(alias) = steering.prompt.or_else(|| route.route.prompt.clone()) {
             if admitted.principal.prepared.prompt(admitted.principal.key.tenant, &alias, &environment).is_none() {
-                return Err(Refusal::new(ErrorCode::PromptNotFound, format!("No prompt `{alias}` is deployed to `{environment}`. Run `sluice prompt deploy {alias} --environment {environment}`.")));
+                return Err(Refusal::new(
+                    ErrorCode::PromptNotFound,
+                    format!(
+                        "No prompt `{alias}` is deployed to `{environment}`. Run `sluice prompt deploy {alias} --environment {environment}`."
+                    ),
+                ));
             }
             prompt = Some((alias, environment));
         }
@@ -77,7 +82,19 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
     }
     let context_tokens = steering.context_tokens.unwrap_or(usize::MAX).min(route.route.context_tokens);
     let model = named.map(|named| route.route.model.clone().unwrap_or(named));
-    Ok(Plan { admitted, path, query, body, route, model, prompt, variables: steering.variables.unwrap_or_default(), collections, context_tokens, explain })
+    Ok(Plan {
+        admitted,
+        path,
+        query,
+        body,
+        route,
+        model,
+        prompt,
+        variables: steering.variables.unwrap_or_default(),
+        collections,
+        context_tokens,
+        explain,
+    })
 }
 
 /// The route that serves `named`: its own, or the wildcard. What a key may not use looks like what is not there.
@@ -95,7 +112,10 @@ fn choose(admitted: &Admitted, named: Option<&str>) -> Result<Arc<RouteEntry>, R
         Some(route) if grant.models.allows(name) => Ok(Arc::clone(route)),
         _ => Err(match named {
             Some(named) => Refusal::no_such_model(named),
-            None => Refusal::new(ErrorCode::NotPermitted, "This path names no model, and this key is bound to some. Use a key whose `--models` is `*`."),
+            None => Refusal::new(
+                ErrorCode::NotPermitted,
+                "This path names no model, and this key is bound to some. Use a key whose `--models` is `*`.",
+            ),
         }),
     }
 }
@@ -109,7 +129,8 @@ fn permitted(grant: &Grant, assert: Assert) -> Result<(), Refusal> {
 impl Steering {
     fn read_body(&mut self, written: &str, grant: &Grant) -> Result<(), Refusal> {
         let invalid = |message: String| Refusal::new(ErrorCode::InvalidRequest, message);
-        let members: Variables = serde_json::from_str(written).map_err(|_| invalid("`sluice` must be an object".to_owned()))?;
+        let members: Variables =
+            serde_json::from_str(written).map_err(|_| invalid("`sluice` must be an object".to_owned()))?;
         for (name, value) in members {
             let assert = Assert::of_name(&name).ok_or_else(|| {
                 let known = Assert::ALL.map(Assert::name).join("`, `");
@@ -121,15 +142,23 @@ impl Steering {
             match assert {
                 Assert::Prompt => self.prompt = Some(text()?),
                 Assert::Environment => self.environment = Some(text()?),
-                Assert::Variables => self.variables = Some(value.as_object().cloned().ok_or_else(|| wrong("an object"))?),
+                Assert::Variables => {
+                    self.variables = Some(value.as_object().cloned().ok_or_else(|| wrong("an object"))?)
+                }
                 Assert::Collections => {
-                    let names = value.as_array().and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
+                    let names = value
+                        .as_array()
+                        .and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
                     self.collections = Some(names.ok_or_else(|| wrong("an array of strings"))?);
                 }
-                Assert::ContextTokens => self.context_tokens = Some(value.as_u64().ok_or_else(|| wrong("a number of tokens"))? as usize),
+                Assert::ContextTokens => {
+                    self.context_tokens = Some(value.as_u64().ok_or_else(|| wrong("a number of tokens"))? as usize)
+                }
                 // Accepted so that programs can send them already; sessions and subjects have no state yet.
                 Assert::Session | Assert::Subject | Assert::Agent => drop(text()?),
-                Assert::Explain => return Err(invalid(format!("to see what would be sent, send this body to `{EXPLAIN}`"))),
+                Assert::Explain => {
+                    return Err(invalid(format!("to see what would be sent, send this body to `{EXPLAIN}`")));
+                }
             }
         }
         Ok(())
@@ -140,7 +169,9 @@ impl Steering {
         let header = |name: &'static str, assert: Assert| -> Result<Option<String>, Refusal> {
             let Some(value) = headers.get(name) else { return Ok(None) };
             permitted(grant, assert)?;
-            let text = value.to_str().map_err(|_| Refusal::new(ErrorCode::InvalidRequest, format!("`{name}` is not readable text")))?;
+            let text = value
+                .to_str()
+                .map_err(|_| Refusal::new(ErrorCode::InvalidRequest, format!("`{name}` is not readable text")))?;
             Ok(Some(text.to_owned()))
         };
         if let Some(prompt) = header("x-sluice-prompt", Assert::Prompt)? {
@@ -150,14 +181,18 @@ impl Steering {
             self.environment = Some(environment);
         }
         if let Some(variables) = header("x-sluice-variables", Assert::Variables)? {
-            let parsed = serde_json::from_str(&variables).map_err(|_| Refusal::new(ErrorCode::InvalidRequest, "`x-sluice-variables` must be a JSON object"))?;
+            let parsed = serde_json::from_str(&variables)
+                .map_err(|_| Refusal::new(ErrorCode::InvalidRequest, "`x-sluice-variables` must be a JSON object"))?;
             self.variables = Some(parsed);
         }
         if let Some(collections) = header("x-sluice-collections", Assert::Collections)? {
             self.collections = Some(collections.split(',').map(|name| name.trim().to_owned()).collect());
         }
         if let Some(tokens) = header("x-sluice-context-tokens", Assert::ContextTokens)? {
-            self.context_tokens = Some(tokens.parse().map_err(|_| Refusal::new(ErrorCode::InvalidRequest, "`x-sluice-context-tokens` must be a number"))?);
+            self.context_tokens =
+                Some(tokens.parse().map_err(|_| {
+                    Refusal::new(ErrorCode::InvalidRequest, "`x-sluice-context-tokens` must be a number")
+                })?);
         }
         Ok(())
     }

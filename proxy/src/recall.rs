@@ -1,9 +1,9 @@
 //! Context for the request, from the cache or from the indexes in this process.
 
 use crate::intake::Body;
-use crate::live::{now_microseconds, Live};
+use crate::live::{Live, now_microseconds};
 use crate::plan::Plan;
-use sluice_index::{assemble, Assembled, Query, Ranking, Scope};
+use sluice_index::{Assembled, Query, Ranking, Scope, assemble};
 use sluice_state::Snapshot;
 use std::sync::Arc;
 
@@ -55,7 +55,11 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
     });
     let hit = !entry.is_fresh();
     live.metrics.recall(hit);
-    let context = Context { block: entry.into_value(), cache: if hit { "hit" } else { "miss" }, degraded: missing.then_some("collection_missing") };
+    let context = Context {
+        block: entry.into_value(),
+        cache: if hit { "hit" } else { "miss" },
+        degraded: missing.then_some("collection_missing"),
+    };
     Recalled { plan, context: Some(context) }
 }
 

@@ -150,21 +150,33 @@ impl Refusal {
 
     pub fn invalid_key() -> Refusal {
         // One message for missing, wrong, revoked and expired keys: it must not help to tell them apart.
-        Refusal::new(ErrorCode::InvalidApiKey, "Incorrect API key provided. Send a Sluice key as `Authorization: Bearer …`.")
+        Refusal::new(
+            ErrorCode::InvalidApiKey,
+            "Incorrect API key provided. Send a Sluice key as `Authorization: Bearer …`.",
+        )
     }
 
     pub fn no_such_model(model: &str) -> Refusal {
-        let message = format!("The model `{model}` does not exist or this key may not use it. `GET /v1/models` lists what it may.");
+        let message = format!(
+            "The model `{model}` does not exist or this key may not use it. `GET /v1/models` lists what it may."
+        );
         Refusal { param: Some("model"), ..Refusal::new(ErrorCode::ModelNotFound, message) }
     }
 
     pub fn too_many(too_many: TooMany) -> Refusal {
-        let message = format!("Rate limit reached: {} requests per minute. Try again in {}.", too_many.standing.limit, go_duration(too_many.retry_after));
+        let message = format!(
+            "Rate limit reached: {} requests per minute. Try again in {}.",
+            too_many.standing.limit,
+            go_duration(too_many.retry_after)
+        );
         Refusal { too_many: Some(too_many), ..Refusal::new(ErrorCode::RateLimitExceeded, message) }
     }
 
     pub fn may_not(assert: Assert) -> Refusal {
-        Refusal::new(ErrorCode::NotPermitted, format!("This key may not assert `{assert}`. Create one with `--asserts {assert}`."))
+        Refusal::new(
+            ErrorCode::NotPermitted,
+            format!("This key may not assert `{assert}`. Create one with `--asserts {assert}`."),
+        )
     }
 
     pub fn body_too_large(limit: usize) -> Refusal {
@@ -176,13 +188,18 @@ impl Refusal {
         let code = match &error {
             EnvelopeError::NotUtf8(_) | EnvelopeError::NotJson(_) => ErrorCode::InvalidJson,
             EnvelopeError::Duplicate(_) => ErrorCode::DuplicateField,
-            EnvelopeError::NotAnObject | EnvelopeError::Missing(_) | EnvelopeError::WrongType { .. } => ErrorCode::InvalidRequest,
+            EnvelopeError::NotAnObject | EnvelopeError::Missing(_) | EnvelopeError::WrongType { .. } => {
+                ErrorCode::InvalidRequest
+            }
         };
         Refusal::new(code, error.to_string())
     }
 
     pub fn unscrubbable(what: &str, remedy: &str) -> Refusal {
-        Refusal::new(ErrorCode::UnscrubbableContent, format!("Personal data is removed on this route, and {what} cannot be read for it. {remedy}"))
+        Refusal::new(
+            ErrorCode::UnscrubbableContent,
+            format!("Personal data is removed on this route, and {what} cannot be read for it. {remedy}"),
+        )
     }
 
     /// The body of the response, in OpenAI's shape.
@@ -237,7 +254,8 @@ mod tests {
 
     #[test]
     fn durations_read_as_openai_writes_them() {
-        let written = [120, 8640, 1000, 59_999, 360_000, 61_500].map(|milliseconds| go_duration(Duration::from_millis(milliseconds)));
+        let written = [120, 8640, 1000, 59_999, 360_000, 61_500]
+            .map(|milliseconds| go_duration(Duration::from_millis(milliseconds)));
         assert_eq!(written, ["120ms", "8.64s", "1s", "59.999s", "6m0s", "1m1s"]);
     }
 }

@@ -1,17 +1,17 @@
 //! The answer back to the client, as it comes, with originals put back.
 
-use crate::dispatch::{unless_departed, Upstream};
+use crate::dispatch::{Upstream, unless_departed};
 use crate::head::is_hop_by_hop;
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::{Bytes, BytesMut};
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::ErrorType;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
 use sluice_policies::scrub::{Restorer, Vault};
-use sluice_wire::event::{usage, Chunk, Usage};
-use sluice_wire::json::{decode, escape_into, Document};
-use sluice_wire::sse::{data_event, Frame, Frames};
+use sluice_wire::event::{Chunk, Usage, usage};
+use sluice_wire::json::{Document, decode, escape_into};
+use sluice_wire::sse::{Frame, Frames, data_event};
 use sluice_wire::{Dialect, Splices};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -39,12 +39,26 @@ enum Treatment {
 }
 
 /// Writes head and body. An error is one that happened before anything was written.
-pub async fn relay(upstream: Upstream, session: &mut ServerSession, notes: &[(&'static str, String)]) -> Result<(Relayed, HttpSession), Refusal> {
+pub async fn relay(
+    upstream: Upstream,
+    session: &mut ServerSession,
+    notes: &[(&'static str, String)],
+) -> Result<(Relayed, HttpSession), Refusal> {
     let Upstream { scrubbed, session: mut answer, header, started } = upstream;
     let plan = &scrubbed.composed.recalled.plan;
     let provider = &plan.route.provider;
-    let media = header.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    let encoded = header.headers.get("content-encoding").is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let media = header
+        .headers
+        .get("content-type")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+        .split(';')
+        .next()
+        .unwrap_or("")
+        .trim()
+        .to_ascii_lowercase();
+    let encoded =
+        header.headers.get("content-encoding").is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
     let dialect = match &plan.body {
         crate::intake::Body::Json(envelope) => envelope.dialect(),
         _ => Dialect::Other,
@@ -52,13 +66,19 @@ pub async fn relay(upstream: Upstream, session: &mut ServerSession, notes: &[(&'
     let vault = scrubbed.vault;
     let events = media == "text/event-stream";
     if encoded && !vault.is_empty() {
-        return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider compressed its answer although it was asked not to, so originals cannot be put back."));
+        return Err(Refusal::new(
+            ErrorCode::UpstreamProtocolError,
+            "The provider compressed its answer although it was asked not to, so originals cannot be put back.",
+        ));
     }
     let terminated = matches!(dialect, Dialect::Chat | Dialect::Completions);
     let mut treatment = match (events && !encoded, terminated) {
         (true, true) => Treatment::Events(Box::new(Events::new(vault))),
         (true, false) if !vault.is_empty() => {
-            return Err(Refusal::unscrubbable("the event stream of this path", "Ask for the answer without `stream`, or use chat completions."));
+            return Err(Refusal::unscrubbable(
+                "the event stream of this path",
+                "Ask for the answer without `stream`, or use chat completions.",
+            ));
         }
         _ if media == "application/json" && !vault.is_empty() => {
             let mut held = BytesMut::new();
@@ -67,7 +87,12 @@ pub async fn relay(upstream: Upstream, session: &mut ServerSession, notes: &[(&'
                 match unless_departed(session, next(&mut answer, provider.idle_timeout, deadline)).await {
                     None => return Err(crate::dispatch::left()),
                     Some(Ok(Some(chunk))) if held.len() + chunk.len() <= MAX_HELD => held.extend_from_slice(&chunk),
-                    Some(Ok(Some(_))) => return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer is too large to put originals back into it.")),
+                    Some(Ok(Some(_))) => {
+                        return Err(Refusal::new(
+                            ErrorCode::UpstreamProtocolError,
+                            "The provider's answer is too large to put originals back into it.",
+                        ));
+                    }
                     Some(Ok(None)) => break,
                     Some(Err(code)) => return Err(Refusal::new(code, "The provider's answer broke off.")),
                 }
@@ -76,7 +101,10 @@ pub async fn relay(upstream: Upstream, session: &mut ServerSession, notes: &[(&'
             let used = std::str::from_utf8(&held).ok().and_then(usage);
             let head = response_header(&header, session, notes, Some(restored.len()))?;
             let written = write_all(session, head, Bytes::from(restored)).await;
-            return Ok((Relayed { usage: used, failure: (!written).then_some(ErrorCode::ClientDeparted), intact: written }, answer));
+            return Ok((
+                Relayed { usage: used, failure: (!written).then_some(ErrorCode::ClientDeparted), intact: written },
+                answer,
+            ));
         }
         _ => Treatment::Verbatim { json: media == "application/json" && !encoded },
     };
@@ -162,7 +190,12 @@ async fn next(answer: &mut HttpSession, idle: Duration, deadline: Instant) -> Re
 }
 
 /// The provider's head for the client: its own fields, and what Sluice has to say.
-fn response_header(header: &ResponseHeader, session: &ServerSession, notes: &[(&'static str, String)], length: Option<usize>) -> Result<Box<ResponseHeader>, Refusal> {
+fn response_header(
+    header: &ResponseHeader,
+    session: &ServerSession,
+    notes: &[(&'static str, String)],
+    length: Option<usize>,
+) -> Result<Box<ResponseHeader>, Refusal> {
     let build = || {
         let mut out = ResponseHeader::build(header.status, Some(header.headers.len() + notes.len() + 2))?;
         for (name, value) in &header.headers {
@@ -180,17 +213,22 @@ fn response_header(header: &ResponseHeader, session: &ServerSession, notes: &[(&
         }
         Ok(Box::new(out))
     };
-    build().map_err(|_: Box<pingora_core::Error>| Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on."))
+    build().map_err(|_: Box<pingora_core::Error>| {
+        Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on.")
+    })
 }
 
 /// Writes a whole response; `false` when the client is gone.
 pub async fn write_all(session: &mut ServerSession, head: Box<ResponseHeader>, body: Bytes) -> bool {
-    session.write_response_header(head).await.is_ok() && (body.is_empty() || session.write_response_body(body, false).await.is_ok())
+    session.write_response_header(head).await.is_ok()
+        && (body.is_empty() || session.write_response_body(body, false).await.is_ok())
 }
 
 /// Every string of a JSON answer with its originals; what is not JSON stays.
 fn restore_json(held: &[u8], vault: &Vault) -> Vec<u8> {
-    let Some((text, document)) = std::str::from_utf8(held).ok().and_then(|text| Some((text, Document::parse(text).ok()?))) else {
+    let Some((text, document)) =
+        std::str::from_utf8(held).ok().and_then(|text| Some((text, Document::parse(text).ok()?)))
+    else {
         return held.to_vec();
     };
     let mut splices = Splices::default();
@@ -232,7 +270,14 @@ struct Events {
 
 impl Events {
     fn new(vault: Vault) -> Events {
-        Events { frames: Frames::new(MAX_HELD), vault, channels: HashMap::new(), model: Chunk::default(), usage: None, done: false }
+        Events {
+            frames: Frames::new(MAX_HELD),
+            vault,
+            channels: HashMap::new(),
+            model: Chunk::default(),
+            usage: None,
+            done: false,
+        }
     }
 
     /// What can be shown after `chunk`.
@@ -301,7 +346,12 @@ impl Events {
 
     /// Says what is held back on the channels that `which` names, as events of their own.
     fn flush(&mut self, which: impl Fn(&str) -> bool, out: &mut BytesMut) {
-        let mut held: Vec<&String> = self.channels.iter().filter(|(channel, restorer)| restorer.holds() && which(channel)).map(|(channel, _)| channel).collect();
+        let mut held: Vec<&String> = self
+            .channels
+            .iter()
+            .filter(|(channel, restorer)| restorer.holds() && which(channel))
+            .map(|(channel, _)| channel)
+            .collect();
         held.sort_unstable();
         let held: Vec<String> = held.into_iter().cloned().collect();
         for channel in held {
@@ -371,7 +421,11 @@ mod tests {
         let content = "to <EMAIL_1>, <EMAIL_9> https://evil.example/<EMAIL_1> <CREDIT_CARD_1> <EMA";
         let arguments = r#"{"to":"<EMAIL_1>","n":<CREDIT_CARD_1>}"#;
         let mut stream = String::from(": hello\n\n");
-        let mut event = |delta: String, finish: &str| stream.push_str(&format!("data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"));
+        let mut event = |delta: String, finish: &str| {
+            stream.push_str(&format!(
+                "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n"
+            ))
+        };
         for character in content.chars() {
             let mut escaped = String::new();
             escape_into(&character.to_string(), &mut escaped);
@@ -387,7 +441,10 @@ mod tests {
         for size in [1, 2, 3, 7, 64, 1 << 20] {
             let (said, shown, done) = relay(&stream, size);
             assert!(done);
-            assert_eq!(said["0/delta/content"], "to a@x.com, <EMAIL_9> https://evil.example/<EMAIL_1> 4111111111111111 <EMA");
+            assert_eq!(
+                said["0/delta/content"],
+                "to a@x.com, <EMAIL_9> https://evil.example/<EMAIL_1> 4111111111111111 <EMA"
+            );
             assert_eq!(said["0/delta/tool_calls/1/function/arguments"], r#"{"to":"a@x.com","n":4111111111111111}"#);
             let held = shown.find("<EMA").unwrap();
             assert!(held < shown.find("\"stop\"").unwrap(), "what was held comes before the end");
@@ -404,6 +461,9 @@ mod tests {
     fn a_whole_answer_is_restored() {
         let answer = br#"{"choices":[{"message":{"content":"hi <EMAIL_1>","tool_calls":[{"function":{"arguments":"{\"a\":\"\\u003cEMAIL_1\\u003e\"}"}}]}}], "n": 1.0}"#;
         let restored = String::from_utf8(restore_json(answer, &vault())).unwrap();
-        assert_eq!(restored, r#"{"choices":[{"message":{"content":"hi a@x.com","tool_calls":[{"function":{"arguments":"{\"a\":\"a@x.com\"}"}}]}}], "n": 1.0}"#);
+        assert_eq!(
+            restored,
+            r#"{"choices":[{"message":{"content":"hi a@x.com","tool_calls":[{"function":{"arguments":"{\"a\":\"a@x.com\"}"}}]}}], "n": 1.0}"#
+        );
     }
 }

@@ -3,7 +3,7 @@
 use crate::compose::Composed;
 use crate::intake::Body;
 use crate::refuse::Refusal;
-use sluice_policies::scrub::{detect, Kind, Series, Vault};
+use sluice_policies::scrub::{Kind, Series, Vault, detect};
 use sluice_wire::chat::message_before_another;
 use sluice_wire::json::{decode, decode_pieces};
 use sluice_wire::{Envelope, NestedText, Position, Splices, TextSpan};
@@ -43,13 +43,25 @@ pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
     let payload = match &plan.body {
         Body::Empty => Payload::Empty,
         Body::Unread if kinds.is_empty() || listed => Payload::Unread,
-        Body::Unread => return Err(Refusal::unscrubbable("a body that is not JSON", "List the path in the route's `unscrubbable_paths` if it may leave as it is.")),
+        Body::Unread => {
+            return Err(Refusal::unscrubbable(
+                "a body that is not JSON",
+                "List the path in the route's `unscrubbable_paths` if it may leave as it is.",
+            ));
+        }
         Body::Json(envelope) => {
             let mut splices = Splices::default();
             envelope.remove_steering(&mut splices);
-            let texts = if kinds.is_empty() || listed { Default::default() } else { envelope.texts(&plan.route.route.unscrubbable_parts) };
+            let texts = if kinds.is_empty() || listed {
+                Default::default()
+            } else {
+                envelope.texts(&plan.route.route.unscrubbable_parts)
+            };
             if let Some(part) = texts.opaque.first() {
-                return Err(Refusal::unscrubbable(&format!("a part of type `{part}`"), "List it in the route's `unscrubbable_parts` if it may leave as it is."));
+                return Err(Refusal::unscrubbable(
+                    &format!("a part of type `{part}`"),
+                    "List it in the route's `unscrubbable_parts` if it may leave as it is.",
+                ));
             }
             for span in &texts.spans {
                 reserve(&mut vault, &envelope.text()[span.range.clone()]);
@@ -104,7 +116,8 @@ fn insert(envelope: &Envelope, composed: &Composed, kinds: &[Kind], vault: &mut 
         false => replace(text, vault.scrub(text, kinds, Series::Managed)),
     };
     // Prompt first, then block: the prompt is the same from turn to turn, and so are its numbers.
-    let system: String = composed.system.iter().map(|message| message_before_another(&message.role, &managed(&message.text))).collect();
+    let system: String =
+        composed.system.iter().map(|message| message_before_another(&message.role, &managed(&message.text))).collect();
     if let (false, Some(place)) = (system.is_empty(), envelope.place(Position::Start)) {
         splices.insert(place, system);
     }
@@ -182,7 +195,8 @@ impl<'t> Decoded<'t> {
             return base + range.start..base + range.end;
         }
         let place = |at: usize, end: bool| {
-            let run = self.runs.partition_point(|(start, _)| if end { *start < at } else { *start <= at }).saturating_sub(1);
+            let run =
+                self.runs.partition_point(|(start, _)| if end { *start < at } else { *start <= at }).saturating_sub(1);
             let (start, written) = &self.runs[run];
             let next = self.runs.get(run + 1).map_or(self.text.len(), |(next, _)| *next);
             let verbatim = written.len() == next - start;
@@ -201,7 +215,10 @@ fn check_target(path: &str, query: &str, kinds: &[Kind]) -> Result<(), Refusal> 
     for text in [path, query] {
         let decoded = percent_decode(text);
         if let Some(finding) = detect(&decoded, kinds).first() {
-            return Err(Refusal::unscrubbable(&format!("a URL that holds a value of kind {}", finding.kind.name()), "Send it in the body."));
+            return Err(Refusal::unscrubbable(
+                &format!("a URL that holds a value of kind {}", finding.kind.name()),
+                "Send it in the body.",
+            ));
         }
     }
     Ok(())
@@ -246,7 +263,10 @@ mod tests {
     fn every_depth_of_escaping_is_seen_through() {
         let body = r#"{"messages":[{"role":"user","content":"a\n\u0062@x.com\u0040 é\td@x.com"},{"role":"assistant","tool_calls":[{"function":{"arguments":"{\"to\":\"c\\nd@x.com\",\"n\":4111111111111111,\"l\":[4111111111111111]}"}}]}],"user":"e@x.com"}"#;
         let sent = scrub_body(body);
-        assert_eq!(sent, r#"{"messages":[{"role":"user","content":"a\n<EMAIL_1>\u0040 é\t<EMAIL_2>"},{"role":"assistant","tool_calls":[{"function":{"arguments":"{\"to\":\"c\\n<EMAIL_2>\",\"n\":\"<CREDIT_CARD_1>\",\"l\":[\"<CREDIT_CARD_1>\"]}"}}]}],"user":"<EMAIL_3>"}"#);
+        assert_eq!(
+            sent,
+            r#"{"messages":[{"role":"user","content":"a\n<EMAIL_1>\u0040 é\t<EMAIL_2>"},{"role":"assistant","tool_calls":[{"function":{"arguments":"{\"to\":\"c\\n<EMAIL_2>\",\"n\":\"<CREDIT_CARD_1>\",\"l\":[\"<CREDIT_CARD_1>\"]}"}}]}],"user":"<EMAIL_3>"}"#
+        );
         assert!(serde_json::from_str::<serde_json::Value>(&sent).is_ok());
     }
 

@@ -1,6 +1,6 @@
 //! The public listener: pingora's connections, TLS, HTTP/1.1 and HTTP/2, and graceful end.
 
-use crate::exchange::{exchange, After};
+use crate::exchange::{After, exchange};
 use crate::live::Live;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,7 +30,11 @@ struct Edge {
 
 #[async_trait]
 impl HttpServerApp for Edge {
-    async fn process_new_http(self: &Arc<Self>, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
         let (config, _) = self.live.current();
         let server = &config.server;
         let keepalive = server.keepalive_timeout.as_secs().max(1);
@@ -92,8 +96,9 @@ struct Signals;
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        use tokio::signal::unix::{signal, SignalKind};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return std::future::pending().await;
         };
         tokio::select! {
@@ -106,7 +111,8 @@ impl ShutdownSignalWatch for Signals {
 /// Listens and serves until the process is told to end. Call it outside any async runtime: pingora makes its own.
 pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
     // pingora ends the process when an address is taken; asking first gives a message that names it.
-    std::net::TcpListener::bind(server.listen).map_err(|source| ServeError::Listen { address: server.listen, source })?;
+    std::net::TcpListener::bind(server.listen)
+        .map_err(|source| ServeError::Listen { address: server.listen, source })?;
     let conf = ServerConf {
         threads: match server.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -124,8 +130,10 @@ pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
         None => service.add_tcp(&address),
         Some(tls) => {
             let (certificate, key) = (tls.certificate_file.to_string_lossy(), tls.key_file.to_string_lossy());
-            let failed = |reason: String| ServeError::Tls { certificate: certificate.to_string(), key: key.to_string(), reason };
-            let mut settings = TlsSettings::intermediate(&certificate, &key).map_err(|error| failed(error.to_string()))?;
+            let failed =
+                |reason: String| ServeError::Tls { certificate: certificate.to_string(), key: key.to_string(), reason };
+            let mut settings =
+                TlsSettings::intermediate(&certificate, &key).map_err(|error| failed(error.to_string()))?;
             settings.enable_h2();
             service.add_tls_with_settings(&address, None, settings);
         }

@@ -1,7 +1,7 @@
 //! What happened: metrics and one log line. Called explicitly at the end of every exchange, never from `Drop`.
 
 use crate::live::Live;
-use crate::metrics::{microseconds, KindLabels, ProviderLabels, RequestLabels, Step, TokenLabels};
+use crate::metrics::{KindLabels, ProviderLabels, RequestLabels, Step, TokenLabels, microseconds};
 use crate::refuse::ErrorCode;
 use sluice_wire::event::Usage;
 use std::time::{Duration, Instant};
@@ -87,7 +87,10 @@ pub fn settle(tally: Tally, live: &Live) {
     }
     metrics.own.observe(microseconds(tally.own()));
     if let Some(upstream) = tally.upstream {
-        metrics.upstream.get_or_create(&ProviderLabels { provider: tally.provider.clone() }).observe(microseconds(upstream));
+        metrics
+            .upstream
+            .get_or_create(&ProviderLabels { provider: tally.provider.clone() })
+            .observe(microseconds(upstream));
     }
     if let Some(usage) = tally.usage {
         for (direction, tokens) in [("input", usage.prompt_tokens), ("output", usage.completion_tokens)] {

@@ -4,7 +4,9 @@ use crate::cache::Cache;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sluice_index::{Library, OpenError, Segment};
-use sluice_segment::{FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry, VerifyingKey};
+use sluice_segment::{
+    FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry, VerifyingKey,
+};
 use sluice_text::{EmbedError, Embedder};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -127,7 +129,10 @@ impl Follower {
                     None => {
                         let folder = self.cache.segment(entry).map_err(SyncError::Cache)?;
                         let opened = Segment::open(&folder, &entry.id, embedder);
-                        Arc::new(opened.map_err(|source| SyncError::Segment { collection: collection.name.clone(), source })?)
+                        Arc::new(
+                            opened
+                                .map_err(|source| SyncError::Segment { collection: collection.name.clone(), source })?,
+                        )
                     }
                 };
                 open.insert(identity, Arc::clone(&segment));

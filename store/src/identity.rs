@@ -58,7 +58,8 @@ fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
         getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
         // Written aside and linked into place: of two first runs one wins, and no reader sees half a secret.
         let temporary = path.with_extension(format!("{}.part", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
         file.write_all(hex::encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         let linked = std::fs::hard_link(&temporary, path);
         let _ = std::fs::remove_file(&temporary);

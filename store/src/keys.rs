@@ -1,6 +1,6 @@
 //! API keys: 256 random bits, shown once, kept as a peppered hash.
 
-use crate::{check_name, new_id, now, record_event, Identity, Store, StoreError};
+use crate::{Identity, Store, StoreError, check_name, new_id, now, record_event};
 use sqlx::Row;
 
 /// What a new key is to be.
@@ -54,7 +54,13 @@ impl Store {
         getrandom::fill(&mut random).map_err(StoreError::Random)?;
         let key = format!("sk-sluice-{}", hex::encode(random));
         let mut write = self.write().await?;
-        let taken: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM principal WHERE tenant_id = $1 AND name = $2 AND revoked_at IS NULL").bind(&tenant).bind(&new.name).fetch_one(&mut *write).await?;
+        let taken: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM principal WHERE tenant_id = $1 AND name = $2 AND revoked_at IS NULL",
+        )
+        .bind(&tenant)
+        .bind(&new.name)
+        .fetch_one(&mut *write)
+        .await?;
         if taken > 0 {
             return Err(StoreError::Exists { kind: "key", name: new.name });
         }

@@ -3,9 +3,9 @@
 //! A document is one transaction: an ingestion that was killed leaves whole documents, and running it again does what
 //! is missing. A document whose content did not change costs one look-up.
 
-use crate::{check_name, new_id, now, record_event, Store, StoreError};
+use crate::{Store, StoreError, check_name, new_id, now, record_event};
 use sluice_segment::ObjectHash;
-use sluice_text::{chunk, Embedder};
+use sluice_text::{Embedder, chunk};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -66,13 +66,21 @@ impl Source {
             let before = files.len();
             for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
                 let entry = entry.map_err(|error| ReadError::Io { path: path.clone(), source: error.into() })?;
-                let known = entry.path().extension().and_then(|ending| ending.to_str()).is_some_and(|ending| matches!(ending, "md" | "markdown" | "txt" | "jsonl"));
+                let known = entry
+                    .path()
+                    .extension()
+                    .and_then(|ending| ending.to_str())
+                    .is_some_and(|ending| matches!(ending, "md" | "markdown" | "txt" | "jsonl"));
                 if !entry.file_type().is_file() || (!known && entry.path() != path) {
                     continue;
                 }
                 // A document of a file is known by its path below the one that was named.
                 let relative = entry.path().strip_prefix(path).unwrap_or(entry.path());
-                let name = if relative.as_os_str().is_empty() { entry.path().file_name().map(PathBuf::from).unwrap_or_default() } else { relative.to_owned() };
+                let name = if relative.as_os_str().is_empty() {
+                    entry.path().file_name().map(PathBuf::from).unwrap_or_default()
+                } else {
+                    relative.to_owned()
+                };
                 files.push((entry.path().to_owned(), name.to_string_lossy().into_owned()));
             }
             if files.len() == before {
@@ -115,9 +123,12 @@ fn whole_file(path: &Path, name: &str) -> Result<(Document, u64), ReadError> {
     if bytes > MAX_DOCUMENT {
         return Err(ReadError::TooLarge { path: path.to_owned() });
     }
-    let text = String::from_utf8(std::fs::read(path).map_err(failed)?).map_err(|_| ReadError::NotUtf8 { path: path.to_owned() })?;
+    let text = String::from_utf8(std::fs::read(path).map_err(failed)?)
+        .map_err(|_| ReadError::NotUtf8 { path: path.to_owned() })?;
     let heading = text.lines().find_map(|line| line.strip_prefix("# ")).map(str::trim);
-    let title = heading.map(str::to_owned).unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
+    let title = heading
+        .map(str::to_owned)
+        .unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
     Ok((Document { id: name.to_owned(), title, text }, bytes))
 }
 
@@ -147,7 +158,8 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), Rea
             if line.trim().is_empty() {
                 continue;
             }
-            let document = json_line(line.trim()).map_err(|reason| ReadError::Line { path: path.clone(), line: number, reason });
+            let document =
+                json_line(line.trim()).map_err(|reason| ReadError::Line { path: path.clone(), line: number, reason });
             failed = document.is_err();
             return Some(document.map(|document| (document, bytes)));
         }
@@ -156,7 +168,11 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), Rea
 
 fn json_line(line: &str) -> Result<Document, String> {
     let value: serde_json::Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let text = |name: &str| value.get(name).and_then(|value| value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string())));
+    let text = |name: &str| {
+        value.get(name).and_then(|value| {
+            value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()))
+        })
+    };
     Ok(Document {
         id: text("id").or_else(|| text("_id")).ok_or("the line has no `id` (or `_id`)")?,
         title: text("title").unwrap_or_default(),
@@ -204,25 +220,49 @@ impl Store {
         }
         self.keep(&tenant, collection, batch, embedder, &mut summary).await?;
         progress(summary.documents, batch_bytes);
-        let chunks: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM snippet WHERE tenant_id = $1 AND collection = $2").bind(&tenant).bind(collection).fetch_one(&self.pool).await.map_err(StoreError::from)?;
+        let chunks: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM snippet WHERE tenant_id = $1 AND collection = $2")
+            .bind(&tenant)
+            .bind(collection)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(StoreError::from)?;
         summary.chunks = chunks as u64;
         Ok(summary)
     }
 
     /// Documents that are stored whole with vectors of this program's model.
     async fn known_documents(&self, tenant: &[u8], collection: &str) -> Result<HashSet<(String, Vec<u8>)>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> = sqlx::query_as("SELECT external_id, content_hash FROM document WHERE tenant_id = $1 AND collection = $2").bind(tenant).bind(collection).fetch_all(&self.pool).await?;
+        let rows: Vec<(String, Vec<u8>)> =
+            sqlx::query_as("SELECT external_id, content_hash FROM document WHERE tenant_id = $1 AND collection = $2")
+                .bind(tenant)
+                .bind(collection)
+                .fetch_all(&self.pool)
+                .await?;
         Ok(rows.into_iter().collect())
     }
 
-    async fn keep(&self, tenant: &[u8], collection: &str, batch: Vec<Prepared>, embedder: &Embedder, summary: &mut IngestSummary) -> Result<(), StoreError> {
+    async fn keep(
+        &self,
+        tenant: &[u8],
+        collection: &str,
+        batch: Vec<Prepared>,
+        embedder: &Embedder,
+        summary: &mut IngestSummary,
+    ) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
         }
         let mut write = self.write().await?;
         for prepared in batch {
             let external = &prepared.document.id;
-            let old: Option<Vec<u8>> = sqlx::query_scalar("SELECT id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3").bind(tenant).bind(collection).bind(external).fetch_optional(&mut *write).await?;
+            let old: Option<Vec<u8>> = sqlx::query_scalar(
+                "SELECT id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3",
+            )
+            .bind(tenant)
+            .bind(collection)
+            .bind(external)
+            .fetch_optional(&mut *write)
+            .await?;
             if let Some(old) = old {
                 sqlx::query("DELETE FROM snippet WHERE document_id = $1").bind(&old).execute(&mut *write).await?;
                 sqlx::query("DELETE FROM document WHERE id = $1").bind(&old).execute(&mut *write).await?;
@@ -277,7 +317,8 @@ fn prepare(document: Document, hash: Vec<u8>, embedder: &Embedder) -> Prepared {
             let parts = [document.title.as_str(), chunk.heading.as_str(), chunk.text.as_str()];
             let searchable = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(". ");
             let hash = ObjectHash::of(searchable.as_bytes()).0.to_vec();
-            let vector = embedder.embed(&searchable).map(|vector| vector.iter().flat_map(|value| value.to_le_bytes()).collect());
+            let vector =
+                embedder.embed(&searchable).map(|vector| vector.iter().flat_map(|value| value.to_le_bytes()).collect());
             (chunk, hash, vector)
         })
         .collect();
@@ -298,7 +339,10 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_either_name_for_their_id() {
-        assert_eq!(json_line(r#"{"_id":7,"title":"T","text":"x"}"#).unwrap(), Document { id: "7".into(), title: "T".into(), text: "x".into() });
+        assert_eq!(
+            json_line(r#"{"_id":7,"title":"T","text":"x"}"#).unwrap(),
+            Document { id: "7".into(), title: "T".into(), text: "x".into() }
+        );
         assert_eq!(json_line(r#"{"id":"a"}"#).unwrap_err(), "the line has no `text`");
     }
 }

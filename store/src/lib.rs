@@ -11,11 +11,11 @@ mod prompts;
 mod publish;
 mod schema;
 
-pub use identity::{read_pepper, read_publisher_key, Identity, IdentityError};
-pub use keys::{hash_key, CreatedKey, KeyRecord, NewKey};
+pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
+pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};
 pub use prompts::{PromptFile, PromptRecord, PromptVersion};
-pub use publish::{verify_published, Publication, PublishError};
+pub use publish::{Publication, PublishError, verify_published};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
@@ -86,7 +86,12 @@ impl Store {
             return Ok(id);
         }
         let id = new_id();
-        sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3)").bind(&id).bind(slug).bind(now()).execute(&mut *write).await?;
+        sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3)")
+            .bind(&id)
+            .bind(slug)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
         write.commit().await?;
         Ok(id)
     }
@@ -108,8 +113,19 @@ impl Store {
     }
 }
 
-async fn record_event(write: &mut Transaction<'static, Sqlite>, tenant: &[u8], kind: &str, entity: &str) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO event (tenant_id, kind, entity, at) VALUES ($1, $2, $3, $4)").bind(tenant).bind(kind).bind(entity).bind(now()).execute(&mut **write).await?;
+async fn record_event(
+    write: &mut Transaction<'static, Sqlite>,
+    tenant: &[u8],
+    kind: &str,
+    entity: &str,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO event (tenant_id, kind, entity, at) VALUES ($1, $2, $3, $4)")
+        .bind(tenant)
+        .bind(kind)
+        .bind(entity)
+        .bind(now())
+        .execute(&mut **write)
+        .await?;
     Ok(())
 }
 
@@ -124,10 +140,14 @@ fn new_id() -> Vec<u8> {
 
 /// Names appear in URLs, headers and files.
 fn check_name(kind: &str, name: &str) -> Result<(), StoreError> {
-    let fits = !name.is_empty() && name.len() <= 128 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+    let fits = !name.is_empty()
+        && name.len() <= 128
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
     match fits {
         true => Ok(()),
-        false => Err(StoreError::Invalid(format!("`{name}` cannot name a {kind}: use letters, digits, `-`, `_` and `.`, at most 128"))),
+        false => Err(StoreError::Invalid(format!(
+            "`{name}` cannot name a {kind}: use letters, digits, `-`, `_` and `.`, at most 128"
+        ))),
     }
 }
 

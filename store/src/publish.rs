@@ -4,12 +4,15 @@
 //! between leaves the old manifest in force. A collection whose passages did not change keeps its segment, so nothing
 //! of it travels again.
 
-use crate::{now, prompts, Identity, Store, StoreError};
+use crate::{Identity, Store, StoreError, now, prompts};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
-use sluice_index::{build_segment, BuildError};
-use sluice_segment::{encode, CollectionEntry, FileEntry, Key, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Prompt, PromptMessage, Registry, SegmentEntry, Tenant, Variable, VerifyingKey};
-use sluice_text::{EmbedError, Embedder, ANALYSER_ID};
+use sluice_index::{BuildError, build_segment};
+use sluice_segment::{
+    CollectionEntry, FileEntry, Key, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Prompt, PromptMessage,
+    Registry, SegmentEntry, Tenant, Variable, VerifyingKey, encode,
+};
+use sluice_text::{ANALYSER_ID, EmbedError, Embedder};
 use sqlx::Row;
 use std::sync::Arc;
 
@@ -73,11 +76,17 @@ impl Store {
         let registry = put_object(&location, registry, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
         let mut collections = Vec::new();
-        let names: Vec<(Vec<u8>, String)> = sqlx::query_as("SELECT DISTINCT tenant_id, collection FROM snippet ORDER BY tenant_id, collection").fetch_all(&self.pool).await?;
+        let names: Vec<(Vec<u8>, String)> =
+            sqlx::query_as("SELECT DISTINCT tenant_id, collection FROM snippet ORDER BY tenant_id, collection")
+                .fetch_all(&self.pool)
+                .await?;
         for (tenant, name) in names {
             let tenant_hex = hex::encode(&tenant);
             let id = self.collection_identity(&tenant, &name).await?;
-            let old = before.iter().flat_map(|manifest| &manifest.collections).find(|entry| entry.tenant == tenant_hex && entry.name == name);
+            let old = before
+                .iter()
+                .flat_map(|manifest| &manifest.collections)
+                .find(|entry| entry.tenant == tenant_hex && entry.name == name);
             let segment = match old.and_then(|entry| entry.segments.iter().find(|segment| segment.id == id)) {
                 Some(segment) => {
                     kept += 1;
@@ -90,13 +99,20 @@ impl Store {
             };
             collections.push(CollectionEntry { tenant: tenant_hex, name, segments: vec![segment] });
         }
-        let same = before.as_ref().filter(|manifest| manifest.registry == registry && manifest.collections == collections);
+        let same =
+            before.as_ref().filter(|manifest| manifest.registry == registry && manifest.collections == collections);
         if let Some(manifest) = same {
             if now() - manifest.published_at > RENEWAL_MICROSECONDS {
                 let renewed = Manifest { published_at: now(), ..manifest.clone() };
                 self.put_manifest(&location, &renewed, &identity).await?;
             }
-            return Ok(Publication { epoch: manifest.epoch, changed: false, segments_built: built, segments_kept: kept, bytes: written });
+            return Ok(Publication {
+                epoch: manifest.epoch,
+                changed: false,
+                segments_built: built,
+                segments_kept: kept,
+                bytes: written,
+            });
         }
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
         let manifest = Manifest { epoch, published_at: now(), registry, collections };
@@ -104,7 +120,12 @@ impl Store {
         Ok(Publication { epoch, changed: true, segments_built: built, segments_kept: kept, bytes: written })
     }
 
-    async fn put_manifest(&self, location: &Arc<dyn ObjectStore>, manifest: &Manifest, identity: &Identity) -> Result<(), PublishError> {
+    async fn put_manifest(
+        &self,
+        location: &Arc<dyn ObjectStore>,
+        manifest: &Manifest,
+        identity: &Identity,
+    ) -> Result<(), PublishError> {
         let bytes = manifest.sign(&identity.signing_key).map_err(|error| PublishError::Encode(error.to_string()))?;
         location.put(&ObjectPath::from("manifest"), bytes.into()).await?;
         Ok(())
@@ -113,16 +134,25 @@ impl Store {
     /// Takes the next epoch for this publisher alone.
     async fn next_epoch(&self, published: u64, upto: i64) -> Result<u64, PublishError> {
         let mut write = self.write().await?;
-        let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(epoch), 0) FROM snapshot").fetch_one(&mut *write).await?;
+        let last: i64 =
+            sqlx::query_scalar("SELECT COALESCE(MAX(epoch), 0) FROM snapshot").fetch_one(&mut *write).await?;
         let epoch = last.max(published as i64) + 1;
-        sqlx::query("INSERT INTO snapshot (epoch, upto_seq, at) VALUES ($1, $2, $3)").bind(epoch).bind(upto).bind(now()).execute(&mut *write).await?;
+        sqlx::query("INSERT INTO snapshot (epoch, upto_seq, at) VALUES ($1, $2, $3)")
+            .bind(epoch)
+            .bind(upto)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
         write.commit().await?;
         Ok(epoch as u64)
     }
 
     async fn registry(&self) -> Result<Registry, PublishError> {
         let mut tenants = Vec::new();
-        for (id, name) in sqlx::query_as::<_, (Vec<u8>, String)>("SELECT id, slug FROM tenant ORDER BY id").fetch_all(&self.pool).await? {
+        for (id, name) in sqlx::query_as::<_, (Vec<u8>, String)>("SELECT id, slug FROM tenant ORDER BY id")
+            .fetch_all(&self.pool)
+            .await?
+        {
             let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&id).fetch_all(&self.pool).await?;
             let mut keys = Vec::new();
             for row in rows {
@@ -145,8 +175,16 @@ impl Store {
                     alias: row.try_get("alias")?,
                     environment: row.try_get("environment")?,
                     version: row.try_get::<i64, _>("number")? as u32,
-                    messages: file.messages.into_iter().map(|(role, template)| PromptMessage { role, template }).collect(),
-                    variables: file.variables.into_iter().map(|(name, default)| Variable { name, default: default.map(|value| value.to_string()) }).collect(),
+                    messages: file
+                        .messages
+                        .into_iter()
+                        .map(|(role, template)| PromptMessage { role, template })
+                        .collect(),
+                    variables: file
+                        .variables
+                        .into_iter()
+                        .map(|(name, default)| Variable { name, default: default.map(|value| value.to_string()) })
+                        .collect(),
                 });
             }
             tenants.push(Tenant { id: fixed(id)?, name, keys, prompts });
@@ -160,12 +198,23 @@ impl Store {
         let mut hasher = blake3::Hasher::new();
         hasher.update(ANALYSER_ID.as_bytes()).update(Embedder::shipped()?.id().as_bytes()).update(b"segment/1");
         for (document, ordinal, hash) in rows {
-            hasher.update(&(document.len() as u64).to_le_bytes()).update(document.as_bytes()).update(&ordinal.to_le_bytes()).update(&hash);
+            hasher
+                .update(&(document.len() as u64).to_le_bytes())
+                .update(document.as_bytes())
+                .update(&ordinal.to_le_bytes())
+                .update(&hash);
         }
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 
-    async fn build(&self, location: &Arc<dyn ObjectStore>, tenant: &[u8], collection: &str, id: String, written: &mut u64) -> Result<SegmentEntry, PublishError> {
+    async fn build(
+        &self,
+        location: &Arc<dyn ObjectStore>,
+        tenant: &[u8],
+        collection: &str,
+        id: String,
+        written: &mut u64,
+    ) -> Result<SegmentEntry, PublishError> {
         let embedder = Embedder::shipped()?;
         let rows = sqlx::query("SELECT d.external_id AS document, d.title AS title, s.ordinal AS ordinal, s.heading AS heading, s.text AS text, s.embed_model AS model, s.embedding AS embedding FROM snippet s JOIN document d ON d.id = s.document_id WHERE s.tenant_id = $1 AND s.collection = $2 ORDER BY d.external_id, s.ordinal").bind(tenant).bind(collection).fetch_all(&self.pool).await?;
         let mut passages = Vec::with_capacity(rows.len());
@@ -189,7 +238,8 @@ impl Store {
         }
         let count = passages.len() as u64;
         let folder = tempfile::tempdir()?;
-        let names = tokio::task::block_in_place(|| build_segment(folder.path(), passages, &vectors, embedder)).map_err(|source| PublishError::Build { collection: collection.to_owned(), source })?;
+        let names = tokio::task::block_in_place(|| build_segment(folder.path(), passages, &vectors, embedder))
+            .map_err(|source| PublishError::Build { collection: collection.to_owned(), source })?;
         let mut files = Vec::new();
         for name in names {
             let bytes = std::fs::read(folder.path().join(&name))?;
@@ -200,7 +250,10 @@ impl Store {
 }
 
 /// Hashes every object of the snapshot that is published at `location`.
-pub async fn verify_published(location: Arc<dyn ObjectStore>, trusted: &[VerifyingKey]) -> Result<Manifest, PublishError> {
+pub async fn verify_published(
+    location: Arc<dyn ObjectStore>,
+    trusted: &[VerifyingKey],
+) -> Result<Manifest, PublishError> {
     let bytes = read_manifest(&location).await?.ok_or(PublishError::Nothing)?;
     let manifest = Manifest::verify(&bytes, trusted)?;
     for object in manifest.objects() {
@@ -221,7 +274,11 @@ async fn read_manifest(location: &Arc<dyn ObjectStore>) -> Result<Option<Vec<u8>
     }
 }
 
-async fn put_object(location: &Arc<dyn ObjectStore>, bytes: Vec<u8>, written: &mut u64) -> Result<ObjectRef, PublishError> {
+async fn put_object(
+    location: &Arc<dyn ObjectStore>,
+    bytes: Vec<u8>,
+    written: &mut u64,
+) -> Result<ObjectRef, PublishError> {
     let object = ObjectRef { hash: ObjectHash::of(&bytes), bytes: bytes.len() as u64 };
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     match location.put_opts(&object_path(object.hash), bytes.into(), options).await {

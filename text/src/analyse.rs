@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use tantivy::tokenizer::{Language, LowerCaser, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer};
-use unicode_normalization::{is_nfkc_quick, IsNormalized, UnicodeNormalization};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
 /// Names this analysis; an index built by another is refused.
 pub const ANALYSER_ID: &str = "nfkc-english-han2/1";
@@ -23,7 +23,7 @@ pub fn terms(analyser: &mut TextAnalyzer, text: &str) -> Vec<String> {
     let mut terms: Vec<String> = Vec::new();
     let mut stream = analyser.token_stream(text);
     while let Some(token) = stream.next() {
-        if !terms.iter().any(|term| *term == token.text) {
+        if !terms.contains(&token.text) {
             terms.push(token.text.clone());
         }
     }
@@ -77,12 +77,12 @@ impl WordStream<'_> {
 
 impl TokenStream for WordStream<'_> {
     fn advance(&mut self) -> bool {
-        if let Some(start) = self.pending.take() {
-            if let Some(next) = self.text[self.at..].chars().next().filter(|next| has_no_spaces(*next)) {
-                self.pending = Some(self.at);
-                self.at += next.len_utf8();
-                return self.emit(start, self.at);
-            }
+        if let Some(start) = self.pending.take()
+            && let Some(next) = self.text[self.at..].chars().next().filter(|next| has_no_spaces(*next))
+        {
+            self.pending = Some(self.at);
+            self.at += next.len_utf8();
+            return self.emit(start, self.at);
         }
         let mut rest = self.text[self.at..].char_indices();
         let Some((step, first)) = rest.find(|(_, character)| character.is_alphanumeric()) else {

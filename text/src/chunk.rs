@@ -114,7 +114,8 @@ fn sentences(block: &str, max_tokens: usize) -> Vec<&str> {
     while let Some((at, character)) = characters.next() {
         let end = at + character.len_utf8();
         let before_space = characters.peek().is_none_or(|(_, next)| next.is_whitespace());
-        let ends = matches!(character, '。' | '！' | '？' | '；' | '\n') || (matches!(character, '.' | '!' | '?' | ';') && before_space);
+        let ends = matches!(character, '。' | '！' | '？' | '；' | '\n')
+            || (matches!(character, '.' | '!' | '?' | ';') && before_space);
         if ends && end - start >= 16 {
             sentences.push(&block[start..end]);
             start = end;
@@ -145,7 +146,8 @@ mod tests {
     fn structure_decides_where_a_document_is_cut() {
         let text = "intro\n\n# A\n\none\n\ntwo\n\n## B\n```\ncode\n\n# not a heading\n```\n\n# C\nthree";
         let chunks: Vec<_> = chunk(text, 200).into_iter().map(|chunk| (chunk.heading, chunk.text)).collect();
-        let expected = [("", "intro"), ("A", "one\n\ntwo"), ("A › B", "```\ncode\n\n# not a heading\n```"), ("C", "three")];
+        let expected =
+            [("", "intro"), ("A", "one\n\ntwo"), ("A › B", "```\ncode\n\n# not a heading\n```"), ("C", "three")];
         assert_eq!(chunks, expected.map(|(heading, text)| (heading.to_owned(), text.to_owned())));
     }
 

@@ -44,7 +44,8 @@ impl Embedder {
         if weights.dtype() != safetensors::Dtype::F32 || weights.shape() != [count] {
             return Err("`weights` must be one f32 a row".to_owned());
         }
-        let weights = weights.data().chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let weights =
+            weights.data().chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
         let mut hasher = blake3::Hasher::new();
         hasher.update(tensors).update(tokenizer);
         Ok(Embedder {
@@ -72,7 +73,9 @@ impl Embedder {
         let mut sum = vec![0f32; self.dimensions];
         for &token in encoding.get_ids() {
             let token = token as usize;
-            let (Some(&weight), Some(row)) = (self.weights.get(token), self.rows.get(token * self.dimensions..(token + 1) * self.dimensions)) else {
+            let (Some(&weight), Some(row)) =
+                (self.weights.get(token), self.rows.get(token * self.dimensions..(token + 1) * self.dimensions))
+            else {
                 continue;
             };
             for (sum, &value) in sum.iter_mut().zip(row) {
@@ -99,7 +102,10 @@ mod tests {
 
     #[test]
     fn what_means_the_same_is_near_in_both_languages() {
-        assert!(cosine("heart attack treatment", "therapy of myocardial infarction") > cosine("heart attack treatment", "interest rates of banks") + 0.1);
+        assert!(
+            cosine("heart attack treatment", "therapy of myocardial infarction")
+                > cosine("heart attack treatment", "interest rates of banks") + 0.1
+        );
         assert!(cosine("北京的天气", "weather in Beijing") > cosine("北京的天气", "a recipe for pancakes") + 0.1);
         assert_eq!(Embedder::shipped().unwrap().embed("🙂 …"), None);
     }

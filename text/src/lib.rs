@@ -9,8 +9,8 @@ mod count;
 mod embed;
 mod render;
 
-pub use analyse::{analyser, terms, ANALYSER_ID};
-pub use chunk::{chunk, Chunk};
-pub use count::{count_tokens, warm as warm_token_counter, ENCODING};
+pub use analyse::{ANALYSER_ID, analyser, terms};
+pub use chunk::{Chunk, chunk};
+pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};
 pub use render::{Message, RenderError, Template, TemplateError, Variables};

@@ -53,7 +53,10 @@ pub struct Template {
 impl Template {
     /// Compiles `messages` (role, template). `declared` lists the variables with their defaults; `None` declares every
     /// variable that the templates use, all of them required.
-    pub fn compile(messages: &[(String, String)], declared: Option<BTreeMap<String, Option<serde_json::Value>>>) -> Result<Template, TemplateError> {
+    pub fn compile(
+        messages: &[(String, String)],
+        declared: Option<BTreeMap<String, Option<serde_json::Value>>>,
+    ) -> Result<Template, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
@@ -64,7 +67,9 @@ impl Template {
         let mut used = BTreeSet::new();
         for (index, (_, source)) in messages.iter().enumerate() {
             let name = index.to_string();
-            environment.add_template_owned(name.clone(), source.clone()).map_err(|error| TemplateError::Syntax(place(&error)))?;
+            environment
+                .add_template_owned(name.clone(), source.clone())
+                .map_err(|error| TemplateError::Syntax(place(&error)))?;
             let template = environment.get_template(&name).map_err(|error| TemplateError::Syntax(place(&error)))?;
             used.extend(template.undeclared_variables(false).into_iter().filter(|name| !globals.contains(name)));
         }
@@ -150,7 +155,14 @@ mod tests {
 
     #[test]
     fn renders_what_is_given_and_names_what_is_missing() {
-        assert_eq!(render("Hi {{ name }}{% for x in list %} {{ x.y }}{% endfor %}", json!({"name": "<Ann>", "list": [{"y": 1.5}, {"y": true}]})).unwrap(), "Hi <Ann> 1.5 True");
+        assert_eq!(
+            render(
+                "Hi {{ name }}{% for x in list %} {{ x.y }}{% endfor %}",
+                json!({"name": "<Ann>", "list": [{"y": 1.5}, {"y": true}]})
+            )
+            .unwrap(),
+            "Hi <Ann> 1.5 True"
+        );
         assert_eq!(render("{{ topic }}", json!({})).unwrap_err().to_string(), "Missing variable: {{topic}}");
         assert!(render("{{ a.b }}", json!({"a": {}})).is_err());
     }
@@ -159,7 +171,9 @@ mod tests {
     fn declared_variables_have_defaults_and_undeclared_ones_are_refused() {
         let messages = [("system".to_owned(), "{{ a }}{{ b }}".to_owned())];
         let declared = BTreeMap::from([("a".to_owned(), Some(json!("x")))]);
-        assert!(matches!(Template::compile(&messages, Some(declared.clone())), Err(TemplateError::Undeclared(name)) if name == "b"));
+        assert!(
+            matches!(Template::compile(&messages, Some(declared.clone())), Err(TemplateError::Undeclared(name)) if name == "b")
+        );
         let both = BTreeMap::from([("a".to_owned(), Some(json!("x"))), ("b".to_owned(), None)]);
         let values = json!({"b": "y", "c": "ignored"});
         let rendered = Template::compile(&messages, Some(both)).unwrap().render(values.as_object().unwrap()).unwrap();
@@ -169,7 +183,10 @@ mod tests {
 
     #[test]
     fn rendering_is_bounded_in_steps_and_in_size() {
-        assert!(render("{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}", json!({})).is_err());
+        assert!(
+            render("{% for a in range(10000) %}{% for b in range(10000) %}x{% endfor %}{% endfor %}", json!({}))
+                .is_err()
+        );
         assert!(render("{{ 'x' * n }}", json!({"n": 5_000_000})).is_err());
         let secret = render("{{ secret + 1 }}", json!({"secret": "canary"})).unwrap_err().to_string();
         assert!(!secret.contains("canary"), "{secret}");

@@ -81,7 +81,9 @@ pub fn meter(corpus: &Path, queries: &Path, folder: &Path) -> Result<(), Failure
     let recall = PlainRecall::build(corpus, folder)?;
     for line in io::stdin().lines() {
         let line = line.doing("reading a question")?;
-        let numbers = line.split_once(' ').and_then(|(first, count)| Some((first.parse::<u64>().ok()?, count.parse::<u64>().ok()?)));
+        let numbers = line
+            .split_once(' ')
+            .and_then(|(first, count)| Some((first.parse::<u64>().ok()?, count.parse::<u64>().ok()?)));
         let Some((first, count)) = numbers else {
             return Err(Failure::because("reading a question", line));
         };
@@ -93,6 +95,23 @@ pub fn meter(corpus: &Path, queries: &Path, folder: &Path) -> Result<(), Failure
             found += recall.search(text).doing("searching")?;
         }
         let spent = thread_nanoseconds().doing("reading the thread's clock")? - before;
+        if count > 0 {
+            for (label, list) in [("distinct", texts.clone()), ("plain", (first..first + count).map(|n| workload.query(n).to_owned()).collect::<Vec<_>>())] {
+                let n = list.len() as f64;
+                let t = |f: &mut dyn FnMut(&str)| { let mut best = f64::MAX; for _ in 0..3 { let b = std::time::Instant::now(); for x in &list { f(x) } best = best.min(b.elapsed().as_secs_f64() * 1e6 / n); } best };
+                let e = t(&mut |x| { std::hint::black_box(recall.embedder.embed(x)); });
+                let vs: Vec<_> = list.iter().filter_map(|x| recall.embedder.embed(x)).collect();
+                let mut k = 0; let v = t(&mut |_| { std::hint::black_box(recall.vectors.search(&vs[k % vs.len()], RESULTS).unwrap()); k += 1; });
+                let q = t(&mut |x| { std::hint::black_box(recall.any_word(x)); });
+                let w = t(&mut |x| { std::hint::black_box(recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(RESULTS).order_by_score()).unwrap()); });
+                let w10 = t(&mut |x| { std::hint::black_box(recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(10).order_by_score()).unwrap()); });
+                let words: usize = list.iter().map(|x| x.split_whitespace().count()).sum();
+                eprintln!("{label}: words {:.1} embed {e:.1} vectors {v:.1} query {q:.1} bm25-50 {w:.1} bm25-10 {w10:.1} segments {} hw {}", words as f64 / n, recall.searcher.segment_readers().len(), usearch::hardware_acceleration_available());
+                let mut all: Vec<f64> = list.iter().map(|x| { let b = std::time::Instant::now(); std::hint::black_box(recall.search(x).unwrap()); b.elapsed().as_secs_f64() * 1e6 }).collect();
+                all.sort_by(f64::total_cmp);
+                eprintln!("   whole p50 {:.0} mean {:.0} p99 {:.0}", all[all.len() / 2], all.iter().sum::<f64>() / n, all[all.len() * 99 / 100]);
+            }
+        }
         if count > 0 && found == 0 {
             return Err(Failure::because("searching", "no query found anything"));
         }
@@ -119,7 +138,8 @@ impl PlainRecall {
             .map(|document| (document.id, format!("{}. {}", document.title, document.text)))
             .collect();
         let embedder = Embedder::shipped().doing("loading the embedder")?;
-        let (searcher, body, analyzer, ids) = words(&documents, &folder.join("plain-words")).doing("indexing the words")?;
+        let (searcher, body, analyzer, ids) =
+            words(&documents, &folder.join("plain-words")).doing("indexing the words")?;
         let file = folder.join("plain-vectors.usearch");
         let vectors = vectors(&documents, embedder, &file.to_string_lossy()).doing("indexing the vectors")?;
         Ok(PlainRecall { searcher, body, analyzer, ids, vectors, embedder })
@@ -129,7 +149,9 @@ impl PlainRecall {
     fn search(&self, text: &str) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let mut found = 0;
         let mut id = String::new();
-        for (_, address) in self.searcher.search(&self.any_word(text), &TopDocs::with_limit(RESULTS).order_by_score())? {
+        for (_, address) in
+            self.searcher.search(&self.any_word(text), &TopDocs::with_limit(RESULTS).order_by_score())?
+        {
             let ids = &self.ids[address.segment_ord as usize];
             if let Some(ordinal) = ids.ords().first(address.doc_id) {
                 id.clear();
@@ -178,7 +200,9 @@ fn words(documents: &[(String, String)], folder: &Path) -> Result<Words, Box<dyn
     writer.commit()?;
     writer.wait_merging_threads()?;
     let searcher = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?.searcher();
-    let column = |segment: &tantivy::SegmentReader| segment.fast_fields().str("id").ok().flatten().ok_or("the ids have no column");
+    let column = |segment: &tantivy::SegmentReader| {
+        segment.fast_fields().str("id").ok().flatten().ok_or("the ids have no column")
+    };
     let ids = searcher.segment_readers().iter().map(column).collect::<Result<_, _>>()?;
     let analyzer = index.tokenizers().get(TOKENIZER).ok_or("tantivy has no English stemmer")?;
     Ok((searcher, body, analyzer, ids))

@@ -60,7 +60,8 @@ impl Round {
         Ratios {
             limit_over_floor: self.cpu(Case::Limit) / self.cpu(Case::Floor),
             full_hit_minus_limit_us: self.cpu(Case::FullHit) - self.cpu(Case::Limit),
-            full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit)) / self.recall_cpu_us,
+            full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit))
+                / self.recall_cpu_us,
         }
     }
 }
@@ -141,7 +142,9 @@ impl Outcome {
 }
 
 fn case_outcome(measured: &Measured, case: Case) -> CaseOutcome {
-    let costs = |value: fn(&CaseCost) -> f64| median(measured.rounds.iter().map(|round| value(&round.cases[case as usize])).collect());
+    let costs = |value: fn(&CaseCost) -> f64| {
+        median(measured.rounds.iter().map(|round| value(&round.cases[case as usize])).collect())
+    };
     let added = |percent| {
         let through = measured.through[case as usize].percentile_us(percent);
         through.cast_signed() - measured.direct.percentile_us(percent).cast_signed()
@@ -193,10 +196,17 @@ impl fmt::Display for Outcome {
         writeln!(table, "{cpu}, {cores} cores, {memory_mib} MiB, Linux {kernel}, load {load}")?;
         writeln!(table, "{} rounds; the proxy on one core, mock and load on the other; medians", self.rounds.len())?;
         writeln!(table)?;
-        writeln!(table, "{:<12} {:>12} {:>12} {:>14} {:>14}", "case", "CPU µs/req", "req/s", "added p50 µs", "added p99 µs")?;
+        writeln!(
+            table,
+            "{:<12} {:>12} {:>12} {:>14} {:>14}",
+            "case", "CPU µs/req", "req/s", "added p50 µs", "added p99 µs"
+        )?;
         for case in &self.cases {
             let CaseOutcome { name, cpu_us_per_request, requests_per_second, added_p50_us, added_p99_us } = case;
-            writeln!(table, "{name:<12} {cpu_us_per_request:>12.1} {requests_per_second:>12.0} {added_p50_us:>14} {added_p99_us:>14}")?;
+            writeln!(
+                table,
+                "{name:<12} {cpu_us_per_request:>12.1} {requests_per_second:>12.0} {added_p50_us:>14} {added_p99_us:>14}"
+            )?;
         }
         writeln!(table, "{:<12} {:>12.1}", "plain recall", self.recall_cpu_us)?;
         writeln!(table)?;
@@ -218,7 +228,9 @@ mod tests {
         // The second round was twice as slow as a whole; its ratio is what it is everywhere.
         for slowness in [1.0, 2.0, 1.1] {
             let mut round = Round { recall_cpu_us: 200.0 * slowness, ..Round::default() };
-            for (case, cpu) in [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)] {
+            for (case, cpu) in
+                [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)]
+            {
                 round.case_mut(case).cpu_us_per_request = cpu * slowness;
             }
             measured.rounds.push(round);

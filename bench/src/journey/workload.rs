@@ -140,9 +140,13 @@ fn vocabulary(documents: &[Line]) -> Vec<String> {
             }
         }
     }
-    let mut words: Vec<String> = documents_with.into_iter().filter(|(_, (count, _))| *count >= 3).map(|(word, _)| word).collect();
+    let mut words: Vec<String> =
+        documents_with.into_iter().filter(|(_, (count, _))| *count >= 3).map(|(word, _)| word).collect();
     // The order of a hash of the word is the same in every run and every process.
-    let spread = |word: &str| word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let spread = |word: &str| {
+        word.bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    };
     words.sort_unstable_by_key(|word| spread(word));
     words
 }

@@ -146,13 +146,18 @@ mod tests {
     fn a_response_ends_where_its_framing_says() {
         check("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, true);
         check("HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", 503, false);
-        check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n", 200, true);
+        check(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
+            200,
+            true,
+        );
         check("HTTP/1.1 204 None\r\n\r\n", 204, true);
     }
 
     #[test]
     fn what_cannot_be_framed_is_refused() {
-        for text in ["SSH-2.0-OpenSSH\r\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"] {
+        for text in ["SSH-2.0-OpenSSH\r\n", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"]
+        {
             let mut reader = Reader::new();
             reader.buffer().extend_from_slice(text.as_bytes());
             assert_eq!(reader.advance(), Err(Malformed), "{text}");

@@ -125,7 +125,9 @@ fn control(shared: &Shared, head: &Parts, body: &[u8]) -> Response<Scripted> {
             }
             Err(message) => refusal(&message, "bad_script", None),
         },
-        (method, path) => error(StatusCode::NOT_FOUND, &format!("no such control: {method} {path}"), "unknown_url", None),
+        (method, path) => {
+            error(StatusCode::NOT_FOUND, &format!("no such control: {method} {path}"), "unknown_url", None)
+        }
     }
 }
 

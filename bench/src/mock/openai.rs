@@ -374,7 +374,8 @@ pub(super) fn completion(script: &Script, body: &[u8], serial: u64) -> serde_jso
         return serde_json::to_vec(&completion).map(Answer::Plain);
     }
     let usage = request.stream_options.unwrap_or_default().include_usage;
-    let chunk = |text, finish_reason| stamp.event("text_completion", &[choice(text, finish_reason)], usage.then_some(None));
+    let chunk =
+        |text, finish_reason| stamp.event("text_completion", &[choice(text, finish_reason)], usage.then_some(None));
     let mut closing = vec![chunk("", finish_reason)?];
     if usage {
         closing.push(stamp.event::<TextChoice>("text_completion", &[], Some(Some(stamp.usage)))?);
@@ -456,9 +457,9 @@ pub(super) fn embeddings(body: &[u8]) -> serde_json::Result<Answer> {
 
 /// A unit vector that depends on `text` alone: FNV-1a seeds splitmix64, which needs no crate and never changes.
 fn vector(text: &str, dimensions: usize) -> Vec<f32> {
-    let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let mut state = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -173,9 +173,9 @@ impl<'de> Deserialize<'de> for Reply {
         }
         match Value::deserialize(deserializer)? {
             Value::String(word) => word.parse().map_err(D::Error::custom),
-            object => serde_json::from_value(object)
-                .map(|Literal { text }| Reply::Text(text))
-                .map_err(D::Error::custom),
+            object => {
+                serde_json::from_value(object).map(|Literal { text }| Reply::Text(text)).map_err(D::Error::custom)
+            }
         }
     }
 }

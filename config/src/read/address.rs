@@ -12,10 +12,7 @@ pub(super) fn read(
 ) -> Option<SocketAddr> {
     let address = text.value.parse().ok();
     if address.is_none() {
-        let message = format!(
-            "{} is not an address of the form `IP:PORT`",
-            table.label(key)
-        );
+        let message = format!("{} is not an address of the form `IP:PORT`", table.label(key));
         table.fault(text.span.clone(), message, hint(text.value, example));
     }
     address

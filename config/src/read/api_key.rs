@@ -11,10 +11,7 @@ const LONGEST_KEY_BYTES: u64 = 64 << 10;
 pub(super) fn read(table: &mut Table<'_, '_, '_>, environment: &Environment) -> Option<Secret> {
     match (table.text("api_key_env"), table.text("api_key_file")) {
         (Some(_), Some(file)) => {
-            let message = format!(
-                "{} stands beside `api_key_env`",
-                table.label("api_key_file")
-            );
+            let message = format!("{} stands beside `api_key_env`", table.label("api_key_file"));
             table.fault(file.span, message, "keep one of them");
             None
         }
@@ -24,11 +21,7 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>, environment: &Environment) -> 
     }
 }
 
-fn from_variable(
-    table: &mut Table<'_, '_, '_>,
-    text: &Text<'_>,
-    environment: &Environment,
-) -> Option<Secret> {
+fn from_variable(table: &mut Table<'_, '_, '_>, text: &Text<'_>, environment: &Environment) -> Option<Secret> {
     let problem = match environment.get(text.value) {
         Some(Variable::Text(value)) => match checked(value) {
             Ok(secret) => return Some(secret),
@@ -44,10 +37,7 @@ fn from_variable(
             format!("{label} names `{}`, which {problem}", text.value),
             "set this variable for the process, or use `api_key_file`",
         ),
-        false => (
-            format!("{label} names a variable that {problem}"),
-            "write the variable's name, not the key itself",
-        ),
+        false => (format!("{label} names a variable that {problem}"), "write the variable's name, not the key itself"),
     };
     table.fault(text.span.clone(), message, hint);
     None
@@ -57,28 +47,15 @@ fn from_file(table: &mut Table<'_, '_, '_>, text: &Text<'_>) -> Option<Secret> {
     let (problem, remedy) = match contents(text.value) {
         Ok(value) => match checked(&value) {
             Ok(secret) => return Some(secret),
-            Err(problem) => (
-                problem.to_owned(),
-                "the file must hold the key and nothing else",
-            ),
+            Err(problem) => (problem.to_owned(), "the file must hold the key and nothing else"),
         },
         Err(error) => {
             let problem = format!("cannot be read: {error}");
-            (
-                problem,
-                "a relative path begins at the folder that Sluice was started in",
-            )
+            (problem, "a relative path begins at the folder that Sluice was started in")
         }
     };
-    let message = format!(
-        "{} names a file that {problem}",
-        table.label("api_key_file")
-    );
-    let hint = if mask::looks_secret(text.value) {
-        "write the file's path, not the key itself"
-    } else {
-        remedy
-    };
+    let message = format!("{} names a file that {problem}", table.label("api_key_file"));
+    let hint = if mask::looks_secret(text.value) { "write the file's path, not the key itself" } else { remedy };
     table.fault(text.span.clone(), message, hint);
     None
 }
@@ -89,9 +66,7 @@ fn contents(path: &str) -> std::io::Result<String> {
         return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut contents = String::new();
-    std::fs::File::open(path)?
-        .take(LONGEST_KEY_BYTES)
-        .read_to_string(&mut contents)?;
+    std::fs::File::open(path)?.take(LONGEST_KEY_BYTES).read_to_string(&mut contents)?;
     Ok(contents)
 }
 

@@ -20,23 +20,15 @@ pub(super) fn parse(text: &str) -> Result<BaseUrl, Misfit> {
         "https" => true,
         "http" => false,
         _ => {
-            return misfit(
-                "has a scheme that is neither `http` nor `https`",
-                "begin with `https://`",
-            );
+            return misfit("has a scheme that is neither `http` nor `https`", "begin with `https://`");
         }
     };
     if rest.contains(['?', '#']) {
         return misfit("has a query or a fragment", "end with the path");
     }
-    let (authority, path) = rest
-        .split_at_checked(rest.find('/').unwrap_or(rest.len()))
-        .unwrap_or((rest, ""));
+    let (authority, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len())).unwrap_or((rest, ""));
     if authority.contains('@') {
-        return misfit(
-            "contains credentials",
-            "give them with `api_key_env` or `api_key_file`",
-        );
+        return misfit("contains credentials", "give them with `api_key_env` or `api_key_file`");
     }
     let (host, port) = split_port(authority)?;
     let port = match port {
@@ -44,12 +36,7 @@ pub(super) fn parse(text: &str) -> Result<BaseUrl, Misfit> {
         None if tls => 443,
         None => 80,
     };
-    Ok(BaseUrl {
-        tls,
-        host: checked_host(host)?,
-        port,
-        prefix: checked_prefix(path)?,
-    })
+    Ok(BaseUrl { tls, host: checked_host(host)?, port, prefix: checked_prefix(path)? })
 }
 
 fn misfit<T>(problem: &'static str, hint: &'static str) -> Result<T, Misfit> {
@@ -66,68 +53,42 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), Misfit> {
         Some((host, "")) => Ok((host, None)),
         Some((host, rest)) => match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(port))),
-            None => misfit(
-                "has text between its host and its port",
-                "write `https://[ADDRESS]:PORT`",
-            ),
+            None => misfit("has text between its host and its port", "write `https://[ADDRESS]:PORT`"),
         },
-        None => misfit(
-            "has a bracket that is not closed",
-            "write an IPv6 address as `[::1]`",
-        ),
+        None => misfit("has a bracket that is not closed", "write an IPv6 address as `[::1]`"),
     }
 }
 
 fn number(port: &str) -> Result<u16, Misfit> {
-    let number = port
-        .parse()
-        .ok()
-        .filter(|number| *number != 0 && port.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = port.parse().ok().filter(|number| *number != 0 && port.bytes().all(|byte| byte.is_ascii_digit()));
     match number {
         Some(number) => Ok(number),
-        None => misfit(
-            "has a port that is not a number from 1 to 65535",
-            "an example is `https://example.com:8443`",
-        ),
+        None => misfit("has a port that is not a number from 1 to 65535", "an example is `https://example.com:8443`"),
     }
 }
 
 fn checked_host(host: &str) -> Result<String, Misfit> {
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if let Some(address) = bracketed {
         return match address.parse::<Ipv6Addr>() {
             Ok(address) => Ok(address.to_string()),
-            Err(_) => misfit(
-                "has no IPv6 address between its brackets",
-                "an example is `http://[::1]:8000`",
-            ),
+            Err(_) => misfit("has no IPv6 address between its brackets", "an example is `http://[::1]:8000`"),
         };
     }
     if host.is_empty() {
         return misfit("has no host", "an example is `https://api.openai.com/v1`");
     }
     if !host.is_ascii() {
-        return misfit(
-            "has a host that is not ASCII",
-            "write it in its encoded form, which begins with `xn--`",
-        );
+        return misfit("has a host that is not ASCII", "write it in its encoded form, which begins with `xn--`");
     }
     let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        (1..=63).contains(&label.len()) && label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
     };
     // One dot may end a name, to keep a resolver from appending its search domains.
     let name = host.strip_suffix('.').unwrap_or(host);
     match name.len() <= 253 && name.split('.').all(is_label) {
         true => Ok(host.to_ascii_lowercase()),
-        false => misfit(
-            "has a host that cannot exist",
-            "a host has letters, digits, dots and dashes",
-        ),
+        false => misfit("has a host that cannot exist", "a host has letters, digits, dots and dashes"),
     }
 }
 
@@ -136,10 +97,7 @@ fn checked_prefix(path: &str) -> Result<String, Misfit> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~%!$&'()*+,;=:@".contains(c);
     match path.chars().all(allowed) {
         true => Ok(path.trim_end_matches('/').to_owned()),
-        false => misfit(
-            "has a character in its path that a URL cannot have",
-            "encode it as `%` and two digits",
-        ),
+        false => misfit("has a character in its path that a URL cannot have", "encode it as `%` and two digits"),
     }
 }
 
@@ -149,18 +107,13 @@ mod tests {
 
     fn check(text: &str, expected: Result<(bool, &str, u16, &str), &str>) {
         let found = parse(text);
-        let found = found
-            .as_ref()
-            .map(|url| (url.tls, url.host.as_str(), url.port, url.prefix.as_str()));
+        let found = found.as_ref().map(|url| (url.tls, url.host.as_str(), url.port, url.prefix.as_str()));
         assert_eq!(found.map_err(|misfit| misfit.problem), expected, "{text}");
     }
 
     #[test]
     fn a_url_is_taken_apart() {
-        check(
-            "https://api.openai.com/v1",
-            Ok((true, "api.openai.com", 443, "/v1")),
-        );
+        check("https://api.openai.com/v1", Ok((true, "api.openai.com", 443, "/v1")));
         check("http://10.0.0.7:8000/", Ok((false, "10.0.0.7", 8000, "")));
         check("HTTPS://Example.COM", Ok((true, "example.com", 443, "")));
         check("http://[::1]:8000/a/b//", Ok((false, "::1", 8000, "/a/b")));
@@ -169,41 +122,17 @@ mod tests {
     #[test]
     fn what_cannot_be_sent_is_refused() {
         check("api.openai.com", Err("has no scheme"));
-        check(
-            "ftp://example.com",
-            Err("has a scheme that is neither `http` nor `https`"),
-        );
+        check("ftp://example.com", Err("has a scheme that is neither `http` nor `https`"));
         check("https:///v1", Err("has no host"));
         check("https://user:pass@example.com", Err("contains credentials"));
-        check(
-            "https://example.com/v1?key=1",
-            Err("has a query or a fragment"),
-        );
-        check(
-            "https://example.com:0",
-            Err("has a port that is not a number from 1 to 65535"),
-        );
-        check(
-            "https://example.com:+80",
-            Err("has a port that is not a number from 1 to 65535"),
-        );
+        check("https://example.com/v1?key=1", Err("has a query or a fragment"));
+        check("https://example.com:0", Err("has a port that is not a number from 1 to 65535"));
+        check("https://example.com:+80", Err("has a port that is not a number from 1 to 65535"));
         check("https://exa mple.com", Err("has a host that cannot exist"));
         check("https://[::1", Err("has a bracket that is not closed"));
-        check(
-            "https://[::1]x",
-            Err("has text between its host and its port"),
-        );
-        check(
-            "https://[example]",
-            Err("has no IPv6 address between its brackets"),
-        );
-        check(
-            "https://bücher.example",
-            Err("has a host that is not ASCII"),
-        );
-        check(
-            "https://example.com/a b",
-            Err("has a character in its path that a URL cannot have"),
-        );
+        check("https://[::1]x", Err("has text between its host and its port"));
+        check("https://[example]", Err("has no IPv6 address between its brackets"));
+        check("https://bücher.example", Err("has a host that is not ASCII"));
+        check("https://example.com/a b", Err("has a character in its path that a URL cannot have"));
     }
 }

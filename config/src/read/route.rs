@@ -9,19 +9,11 @@ const ENVIRONMENT: &str = "production";
 
 /// `None` without a provider, which is a fault; there is no default to stand in for it.
 pub(super) fn read(mut table: Table<'_, '_, '_>, providers: &[&str]) -> Option<Route> {
-    let scrub_kinds = [
-        ("EMAIL", ScrubKind::Email),
-        ("PHONE", ScrubKind::Phone),
-        ("CREDIT_CARD", ScrubKind::CreditCard),
-    ];
+    let scrub_kinds =
+        [("EMAIL", ScrubKind::Email), ("PHONE", ScrubKind::Phone), ("CREDIT_CARD", ScrubKind::CreditCard)];
     let provider = provider(&mut table, providers);
-    let environment = table
-        .text("environment")
-        .map_or(ENVIRONMENT, |text| text.value)
-        .to_owned();
-    let context_tokens = table
-        .integer("context_tokens", 0..=1_000_000)
-        .unwrap_or(1_500);
+    let environment = table.text("environment").map_or(ENVIRONMENT, |text| text.value).to_owned();
+    let context_tokens = table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500);
     Some(Route {
         model: table.text("model").map(owned),
         prompt: table.text("prompt").map(owned),
@@ -29,11 +21,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, providers: &[&str]) -> Option<R
         collections: table.texts("collections").into_iter().map(owned).collect(),
         context_tokens,
         scrub: table.choices("scrub", &scrub_kinds),
-        unscrubbable_parts: table
-            .texts("unscrubbable_parts")
-            .into_iter()
-            .map(owned)
-            .collect(),
+        unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
         unscrubbable_paths: paths(&mut table),
         provider: provider?,
     })
@@ -58,11 +46,7 @@ fn provider(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<String>
     if providers.contains(&text.value) {
         return Some(owned(text));
     }
-    let message = format!(
-        "{} names `{}`, which is not a provider",
-        table.label("provider"),
-        text.value
-    );
+    let message = format!("{} names `{}`, which is not a provider", table.label("provider"), text.value);
     let hint = match providers {
         [] => "add a table `[providers.NAME]` for it".to_owned(),
         names => hint::choice(text.value, names.iter().copied()),
@@ -74,15 +58,8 @@ fn provider(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<String>
 fn paths(table: &mut Table<'_, '_, '_>) -> Vec<String> {
     let texts = table.texts("unscrubbable_paths");
     for text in texts.iter().filter(|text| !text.value.starts_with('/')) {
-        let message = format!(
-            "an element of {} is not a path",
-            table.label("unscrubbable_paths")
-        );
-        table.fault(
-            text.span.clone(),
-            message,
-            format!("write `/{}`", text.value),
-        );
+        let message = format!("an element of {} is not a path", table.label("unscrubbable_paths"));
+        table.fault(text.span.clone(), message, format!("write `/{}`", text.value));
     }
     texts.into_iter().map(owned).collect()
 }

@@ -15,9 +15,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Server {
         listen,
         admin_listen,
         worker_threads: table.integer("worker_threads", 0..=1_024).unwrap_or(2),
-        max_body_bytes: table
-            .integer("max_body_bytes", 1 << 10..=1 << 30)
-            .unwrap_or(32 << 20),
+        max_body_bytes: table.integer("max_body_bytes", 1 << 10..=1 << 30).unwrap_or(32 << 20),
         header_timeout: table.seconds("header_timeout_seconds", 10, DAY_SECONDS),
         body_timeout: table.seconds("body_timeout_seconds", 30, DAY_SECONDS),
         write_timeout: table.seconds("write_timeout_seconds", 30, DAY_SECONDS),
@@ -31,22 +29,13 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Server {
 fn listeners(table: &mut Table<'_, '_, '_>) -> (SocketAddr, SocketAddr) {
     let public = table.text("listen");
     let admin = table.text("admin_listen");
-    let listen = public.as_ref().map_or(Some(LISTEN), |text| {
-        address::read(table, "listen", text, LISTEN)
-    });
-    let admin_listen = admin.as_ref().map_or(Some(ADMIN_LISTEN), |text| {
-        address::read(table, "admin_listen", text, ADMIN_LISTEN)
-    });
+    let listen = public.as_ref().map_or(Some(LISTEN), |text| address::read(table, "listen", text, LISTEN));
+    let admin_listen =
+        admin.as_ref().map_or(Some(ADMIN_LISTEN), |text| address::read(table, "admin_listen", text, ADMIN_LISTEN));
     let public_ip = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     if let (Some(text), Some(address)) = (&admin, admin_listen.filter(public_ip)) {
-        let message = format!(
-            "{} is reachable from other machines",
-            table.label("admin_listen")
-        );
-        let hint = format!(
-            "the admin listener asks for no credentials; use `127.0.0.1:{}`",
-            address.port()
-        );
+        let message = format!("{} is reachable from other machines", table.label("admin_listen"));
+        let hint = format!("the admin listener asks for no credentials; use `127.0.0.1:{}`", address.port());
         table.fault(text.span.clone(), message, hint);
     }
     let (Some(listen), Some(admin_listen)) = (listen, admin_listen) else {
@@ -72,10 +61,9 @@ fn tls(table: &mut Table<'_, '_, '_>) -> Option<Tls> {
         None
     };
     match (certificate, key) {
-        (Some(certificate), Some(key)) => Some(Tls {
-            certificate_file: certificate.value.into(),
-            key_file: key.value.into(),
-        }),
+        (Some(certificate), Some(key)) => {
+            Some(Tls { certificate_file: certificate.value.into(), key_file: key.value.into() })
+        }
         (Some(certificate), None) => lone(certificate, "tls_certificate_file", "tls_key_file"),
         (None, Some(key)) => lone(key, "tls_key_file", "tls_certificate_file"),
         (None, None) => None,

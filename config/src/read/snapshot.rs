@@ -13,15 +13,8 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
     Snapshot {
         location: location.and_then(|text| checked_location(&mut table, text)),
         poll_interval: table.milliseconds("poll_interval_milliseconds", 500, DAY_SECONDS * 1_000),
-        max_snapshot_age: table.seconds(
-            "max_snapshot_age_seconds",
-            7 * DAY_SECONDS,
-            TEN_YEARS_SECONDS,
-        ),
-        trusted_keys: keys
-            .into_iter()
-            .filter_map(|text| public_key(&mut table, text))
-            .collect(),
+        max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
+        trusted_keys: keys.into_iter().filter_map(|text| public_key(&mut table, text)).collect(),
     }
 }
 
@@ -30,15 +23,9 @@ fn checked_location(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<Str
     if path.is_some_and(|path| path.starts_with('/')) {
         return Some(text.value.to_owned());
     }
-    let message = format!(
-        "{} is not a `file:///absolute/path` URL",
-        table.label("location")
-    );
+    let message = format!("{} is not a `file:///absolute/path` URL", table.label("location"));
     let hint = match path {
-        Some(_) => {
-            "the path must be absolute, which makes three slashes: `file:///srv/sluice/objects`"
-                .to_owned()
-        }
+        Some(_) => "the path must be absolute, which makes three slashes: `file:///srv/sluice/objects`".to_owned(),
         None if text.value.starts_with('/') => format!("write `file://{}`", text.value),
         None => "an example is `file:///srv/sluice/objects`".to_owned(),
     };
@@ -49,15 +36,10 @@ fn checked_location(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<Str
 fn public_key(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<[u8; 32]> {
     let key = from_hex(text.value);
     if key.is_none() {
-        let message = format!(
-            "an element of {} is not a public key",
-            table.label("trusted_keys")
-        );
+        let message = format!("an element of {} is not a public key", table.label("trusted_keys"));
         let wrong_digit = text.value.chars().any(|c| !c.is_ascii_hexdigit());
         let hint = match (wrong_digit, text.value.len()) {
-            (true, _) => {
-                "a key is 64 hexadecimal digits, as in the file `publisher.pub`".to_owned()
-            }
+            (true, _) => "a key is 64 hexadecimal digits, as in the file `publisher.pub`".to_owned(),
             (false, length) => format!("a key is 64 hexadecimal digits, here are {length}"),
         };
         table.fault(text.span, message, hint);
@@ -66,16 +48,9 @@ fn public_key(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<[u8; 32]>
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|c| u8::try_from(c.to_digit(16)?).ok())
-        .collect();
+    let digits: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
     let digits = digits?;
     let (pairs, rest) = digits.as_chunks::<2>();
     let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    if rest.is_empty() {
-        bytes.try_into().ok()
-    } else {
-        None
-    }
+    if rest.is_empty() { bytes.try_into().ok() } else { None }
 }

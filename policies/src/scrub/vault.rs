@@ -1,6 +1,6 @@
 //! Placeholders given out in one request, and what they stand for.
 
-use super::detect::{detect, Kind};
+use super::detect::{Kind, detect};
 use super::url::open_url;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -101,7 +101,11 @@ impl Vault {
         known.push(self.issued.len());
         let place = self.sorted.partition_point(|&index| self.issued[index].placeholder < placeholder);
         self.sorted.insert(place, self.issued.len());
-        self.issued.push(Issued { kind, placeholder: placeholder.clone(), original: Zeroizing::new(original.to_owned()) });
+        self.issued.push(Issued {
+            kind,
+            placeholder: placeholder.clone(),
+            original: Zeroizing::new(original.to_owned()),
+        });
         placeholder
     }
 
@@ -159,7 +163,10 @@ mod tests {
     fn equal_values_share_a_number_and_series_are_apart() {
         let mut vault = Vault::default();
         assert_eq!(scrub(&mut vault, "a@x.com b@x.com a@x.com", Series::Conversation), "<EMAIL_1> <EMAIL_2> <EMAIL_1>");
-        assert_eq!(scrub(&mut vault, "c@x.com a@x.com 4111111111111111", Series::Managed), "<EMAIL_K1> <EMAIL_1> <CREDIT_CARD_K1>");
+        assert_eq!(
+            scrub(&mut vault, "c@x.com a@x.com 4111111111111111", Series::Managed),
+            "<EMAIL_K1> <EMAIL_1> <CREDIT_CARD_K1>"
+        );
         assert_eq!(vault.counts().collect::<Vec<_>>(), [(Kind::Email, 5), (Kind::CreditCard, 1)]);
     }
 

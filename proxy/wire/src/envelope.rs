@@ -162,9 +162,8 @@ impl Envelope {
     }
 
     fn last_user(&self) -> Option<Value<'_>> {
-        let is_user = |message: &Value<'_>| {
-            message.get("role").and_then(|role| role.string()).is_some_and(|role| role == "user")
-        };
+        let is_user =
+            |message: &Value<'_>| message.get("role").and_then(|role| role.string()).is_some_and(|role| role == "user");
         self.root().get("messages")?.children().filter(is_user).last()
     }
 
@@ -291,7 +290,10 @@ mod tests {
         splices.insert(envelope.place(Position::BeforeLastUser).unwrap(), "R,");
         splices.insert(envelope.place(Position::Start).unwrap(), "S,");
         let sent = splices.apply(envelope.text());
-        assert_eq!(sent, r#"{ "temperature": 1.0e0, "model":"gpt", "seed": 12345678901234567890, "messages":[S,{"role":"system","content":"s"},R,{"role":"user","content":"hi \u00e9"},{"role":"assistant","content":null}], "x": [1, 2] }"#);
+        assert_eq!(
+            sent,
+            r#"{ "temperature": 1.0e0, "model":"gpt", "seed": 12345678901234567890, "messages":[S,{"role":"system","content":"s"},R,{"role":"user","content":"hi \u00e9"},{"role":"assistant","content":null}], "x": [1, 2] }"#
+        );
         assert_eq!(envelope.last_user_text().unwrap(), "hi é");
         assert_eq!(envelope.steering().unwrap(), r#"{"variables":{"a":1}}"#);
     }
@@ -325,7 +327,29 @@ mod tests {
         let envelope = chat(body);
         let texts = envelope.texts(&[]);
         let strings: Vec<_> = texts.spans.iter().map(|span| &body[span.range.clone()]).collect();
-        assert_eq!(strings, ["user", "u", "messages", "role", "user", "content", "type", "text", "text", "t", "role", "assistant", "tool_calls", "function", "name", "f", "arguments", "{}"]);
+        assert_eq!(
+            strings,
+            [
+                "user",
+                "u",
+                "messages",
+                "role",
+                "user",
+                "content",
+                "type",
+                "text",
+                "text",
+                "t",
+                "role",
+                "assistant",
+                "tool_calls",
+                "function",
+                "name",
+                "f",
+                "arguments",
+                "{}"
+            ]
+        );
         assert_eq!(texts.spans.iter().filter(|span| span.nested).count(), 1);
         assert_eq!(texts.opaque, ["image_url"]);
         assert!(envelope.texts(&["image_url".to_owned()]).opaque.is_empty());
@@ -338,7 +362,12 @@ mod tests {
         let space = "[ \n\t]{0,2}";
         let string = "\"([a-z<@. é漢🙂]|\\\\n|\\\\u00e9|\\\\\"|\\\\/|\\\\ud83d\\\\ude00){0,8}\"";
         let number = "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?";
-        let leaf = prop_oneof![string.prop_map(|s| s), number.prop_map(|s| s), Just("true".to_owned()), Just("null".to_owned())];
+        let leaf = prop_oneof![
+            string.prop_map(|s| s),
+            number.prop_map(|s| s),
+            Just("true".to_owned()),
+            Just("null".to_owned())
+        ];
         leaf.prop_recursive(4, 32, 6, move |inner| {
             let spaced = (space, inner, space).prop_map(|(a, value, b)| format!("{a}{value}{b}"));
             prop_oneof![

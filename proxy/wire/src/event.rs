@@ -3,7 +3,7 @@
 //! Channels are found by shape, not by a list of field names: every string below a choice belongs to the model's
 //! answer, except a few that are enumerations or ids. So a field that a provider adds tomorrow is restored too.
 
-use crate::json::{escape_into, Document, Kind, Value};
+use crate::json::{Document, Kind, Value, escape_into};
 use std::ops::Range;
 
 /// A string of a chunk that continues the same string of earlier chunks.
@@ -155,10 +155,20 @@ mod tests {
     fn a_chunk_names_its_channels() {
         let data = r#"{"id":"c","object":"o","choices":[{"index":1,"delta":{"role":"assistant","content":"a","tool_calls":[{"index":2,"id":"x","type":"function","function":{"name":"f","arguments":"{\"k"}}]},"finish_reason":null}],"usage":null}"#;
         let chunk = Chunk::read(data).unwrap();
-        let channels: Vec<_> = chunk.deltas.iter().map(|delta| (delta.channel.as_str(), &data[delta.range.clone()], delta.nested)).collect();
-        assert_eq!(channels, [("1/delta/content", "a", false), ("1/delta/tool_calls/2/function/arguments", "{\\\"k", true)]);
+        let channels: Vec<_> = chunk
+            .deltas
+            .iter()
+            .map(|delta| (delta.channel.as_str(), &data[delta.range.clone()], delta.nested))
+            .collect();
+        assert_eq!(
+            channels,
+            [("1/delta/content", "a", false), ("1/delta/tool_calls/2/function/arguments", "{\\\"k", true)]
+        );
         let said = chunk.synthesise("1/delta/tool_calls/2/function/arguments", "\"z");
-        assert_eq!(said, r#"{"id":"c","object":"o","choices":[{"index":1,"delta":{"tool_calls":[{"index":2,"function":{"arguments":"\"z"}}]},"finish_reason":null}]}"#);
+        assert_eq!(
+            said,
+            r#"{"id":"c","object":"o","choices":[{"index":1,"delta":{"tool_calls":[{"index":2,"function":{"arguments":"\"z"}}]},"finish_reason":null}]}"#
+        );
         assert_eq!(Chunk::read(&said).unwrap().deltas[0].channel, channels[1].0);
         assert!(serde_json::from_str::<serde_json::Value>(&chunk.synthesise("0/text", "é\n")).is_ok());
     }

@@ -488,7 +488,19 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_with_its_place() {
-        for (text, at) in [("{", 1), ("[1,]", 3), ("{\"a\" 1}", 5), ("01", 1), ("\"\u{1}\"", 1), ("nul", 0), ("1 2", 2), ("\"\\x\"", 2), ("", 0), ("[1", 2), ("-", 1)] {
+        for (text, at) in [
+            ("{", 1),
+            ("[1,]", 3),
+            ("{\"a\" 1}", 5),
+            ("01", 1),
+            ("\"\u{1}\"", 1),
+            ("nul", 0),
+            ("1 2", 2),
+            ("\"\\x\"", 2),
+            ("", 0),
+            ("[1", 2),
+            ("-", 1),
+        ] {
             assert_eq!(Document::parse(text).unwrap_err().at, at, "{text}");
         }
         assert!(Document::parse(&"[".repeat(200)).is_err());

@@ -57,7 +57,10 @@ mod tests {
 
     #[test]
     fn strings_and_what_is_between_them_are_told_apart() {
-        assert_eq!(pieces(r#"{"a":"x\"y",  "n":12}"#), [("{", false), ("a", true), (":", false), (r#"x\"y"#, true), (",  ", false), ("n", true), (":12}", false)]);
+        assert_eq!(
+            pieces(r#"{"a":"x\"y",  "n":12}"#),
+            [("{", false), ("a", true), (":", false), (r#"x\"y"#, true), (",  ", false), ("n", true), (":12}", false)]
+        );
         assert_eq!(pieces("{\"cut \\"), [("{", false), ("cut \\", true)]);
         assert_eq!(NestedText::pieces("plain"), None);
     }

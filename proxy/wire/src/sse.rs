@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn frames_keep_their_bytes_whatever_ends_their_lines() {
-        let (frames, rest) = cut(&[b": ping\n\nevent: x\r\ndata: {\"a\":1}\r\n\r\ndata:a\rdata: b\r\r\ndata: [DONE]\n\ndata: cut"]);
+        let (frames, rest) =
+            cut(&[b": ping\n\nevent: x\r\ndata: {\"a\":1}\r\n\r\ndata:a\rdata: b\r\r\ndata: [DONE]\n\ndata: cut"]);
         let data: Vec<_> = frames.iter().map(|frame| frame.data().map(Cow::into_owned)).collect();
         assert_eq!(data, [None, Some("{\"a\":1}".into()), Some("a\nb".into()), Some("[DONE]".into())]);
         assert!(frames[3].is_done());

@@ -1,0 +1,39 @@
+# The two commands are `make run` and `make test`; the rest is for working on Sluice.
+# Builds need cmake and a C++ compiler beside Rust; `tools` installs them where it may.
+
+CARGO ?= cargo
+DATA ?= data
+
+.PHONY: run test lint build bench soak fuzz tools
+
+run: tools
+	$(CARGO) build --release --package sluice
+	./target/release/sluice --data $(DATA) up --sample samples
+
+test: tools
+	$(CARGO) test --release --workspace
+	$(CARGO) build --release --workspace
+	tests/run
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	tests/rules
+
+# The binary as it ships: one codegen unit and fat LTO, in target/dist.
+build: tools
+	$(CARGO) build --profile dist --package sluice
+
+bench: tools
+	$(CARGO) build --profile dist --package sluice --package sluice-bench
+	./target/dist/journey --sluice target/dist/sluice --floor target/dist/floor --corpus samples/knowledge/scifact/corpus.jsonl --queries samples/scifact/queries.jsonl --out target/bench/journey.json
+
+# Long runs: the fuzz targets, ten minutes each.
+soak: fuzz
+
+FUZZ_SECONDS ?= 600
+fuzz:
+	tests/fuzz/run $(FUZZ_SECONDS)
+
+tools:
+	@tests/tools
