@@ -1,5 +1,7 @@
 //! What a file means once it is believed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use sluice_config::{
     BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route, ScrubKind,
     Secret, Server, Snapshot,

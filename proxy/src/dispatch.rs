@@ -101,9 +101,7 @@ pub async fn dispatch(
         upstream.set_read_timeout(Some(patience));
         let sent = match (&body, reads_answer) {
             (_, false) => {
-                if let Err(refusal) = pump(&mut upstream, &header, session, route.provider.header_timeout).await {
-                    return Err(refusal);
-                }
+                pump(&mut upstream, &header, session, route.provider.header_timeout).await?;
                 unless_departed(session, head(&mut upstream)).await
             }
             (body, true) => unless_departed(session, send(&mut upstream, &header, body.clone())).await,

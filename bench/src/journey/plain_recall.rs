@@ -53,18 +53,16 @@ impl Meter {
             return Err(Failure::because("starting plain recall", "it has no pipes"));
         };
         let mut meter = Meter { child, questions, answers: BufReader::new(answers) };
-        meter.cost(0..0)?;
+        meter.spent(0..0)?;
         Ok(meter)
     }
 
-    /// The processor time of one query in microseconds, over the distinct queries of `numbers`.
-    pub(super) fn cost(&mut self, numbers: Range<u64>) -> Result<f64, Failure> {
-        let count = numbers.end - numbers.start;
+    /// The processor time in nanoseconds that the distinct queries of `numbers` took.
+    pub(super) fn spent(&mut self, numbers: Range<u64>) -> Result<u64, Failure> {
         let mut answer = String::new();
-        writeln!(self.questions, "{} {count}", numbers.start).doing("asking plain recall")?;
+        writeln!(self.questions, "{} {}", numbers.start, numbers.end - numbers.start).doing("asking plain recall")?;
         self.answers.read_line(&mut answer).doing("asking plain recall")?;
-        let nanoseconds: u64 = answer.trim().parse().doing("asking plain recall")?;
-        Ok(nanoseconds as f64 / 1_000.0 / count.max(1) as f64)
+        answer.trim().parse().doing("asking plain recall")
     }
 }
 
@@ -96,20 +94,73 @@ pub fn meter(corpus: &Path, queries: &Path, folder: &Path) -> Result<(), Failure
         }
         let spent = thread_nanoseconds().doing("reading the thread's clock")? - before;
         if count > 0 {
-            for (label, list) in [("distinct", texts.clone()), ("plain", (first..first + count).map(|n| workload.query(n).to_owned()).collect::<Vec<_>>())] {
+            for (label, list) in [
+                ("distinct", texts.clone()),
+                ("plain", (first..first + count).map(|n| workload.query(n).to_owned()).collect::<Vec<_>>()),
+            ] {
                 let n = list.len() as f64;
-                let t = |f: &mut dyn FnMut(&str)| { let mut best = f64::MAX; for _ in 0..3 { let b = std::time::Instant::now(); for x in &list { f(x) } best = best.min(b.elapsed().as_secs_f64() * 1e6 / n); } best };
-                let e = t(&mut |x| { std::hint::black_box(recall.embedder.embed(x)); });
+                let t = |f: &mut dyn FnMut(&str)| {
+                    let mut best = f64::MAX;
+                    for _ in 0..3 {
+                        let b = std::time::Instant::now();
+                        for x in &list {
+                            f(x)
+                        }
+                        best = best.min(b.elapsed().as_secs_f64() * 1e6 / n);
+                    }
+                    best
+                };
+                let e = t(&mut |x| {
+                    std::hint::black_box(recall.embedder.embed(x));
+                });
                 let vs: Vec<_> = list.iter().filter_map(|x| recall.embedder.embed(x)).collect();
-                let mut k = 0; let v = t(&mut |_| { std::hint::black_box(recall.vectors.search(&vs[k % vs.len()], RESULTS).unwrap()); k += 1; });
-                let q = t(&mut |x| { std::hint::black_box(recall.any_word(x)); });
-                let w = t(&mut |x| { std::hint::black_box(recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(RESULTS).order_by_score()).unwrap()); });
-                let w10 = t(&mut |x| { std::hint::black_box(recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(10).order_by_score()).unwrap()); });
+                let mut k = 0;
+                let v = t(&mut |_| {
+                    std::hint::black_box(recall.vectors.search(&vs[k % vs.len()], RESULTS).unwrap());
+                    k += 1;
+                });
+                let q = t(&mut |x| {
+                    std::hint::black_box(recall.any_word(x));
+                });
+                let w = t(&mut |x| {
+                    std::hint::black_box(
+                        recall
+                            .searcher
+                            .search(&recall.any_word(x), &TopDocs::with_limit(RESULTS).order_by_score())
+                            .unwrap(),
+                    );
+                });
+                let w10 = t(&mut |x| {
+                    std::hint::black_box(
+                        recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(10).order_by_score()).unwrap(),
+                    );
+                });
+                let hits: Vec<_> = list.iter().map(|x| recall.searcher.search(&recall.any_word(x), &TopDocs::with_limit(RESULTS).order_by_score()).unwrap()).collect();
+                let mut k = 0; let i = t(&mut |_| { let mut id = String::new(); for (_, a) in &hits[k % hits.len()] { let c = &recall.ids[a.segment_ord as usize]; id.clear(); c.ord_to_str(c.ords().first(a.doc_id).unwrap(), &mut id).unwrap(); } std::hint::black_box(&id); k += 1; });
+                let mut k = 0; let o = t(&mut |_| { let mut z = 0; for (_, a) in &hits[k % hits.len()] { z ^= recall.ids[a.segment_ord as usize].ords().first(a.doc_id).unwrap(); } std::hint::black_box(z); k += 1; });
+                eprintln!("ids as strings {i:.1} as numbers {o:.1}");
                 let words: usize = list.iter().map(|x| x.split_whitespace().count()).sum();
-                eprintln!("{label}: words {:.1} embed {e:.1} vectors {v:.1} query {q:.1} bm25-50 {w:.1} bm25-10 {w10:.1} segments {} hw {}", words as f64 / n, recall.searcher.segment_readers().len(), usearch::hardware_acceleration_available());
-                let mut all: Vec<f64> = list.iter().map(|x| { let b = std::time::Instant::now(); std::hint::black_box(recall.search(x).unwrap()); b.elapsed().as_secs_f64() * 1e6 }).collect();
+                eprintln!(
+                    "{label}: words {:.1} embed {e:.1} vectors {v:.1} query {q:.1} bm25-50 {w:.1} bm25-10 {w10:.1} segments {} hw {}",
+                    words as f64 / n,
+                    recall.searcher.segment_readers().len(),
+                    usearch::hardware_acceleration_available()
+                );
+                let mut all: Vec<f64> = list
+                    .iter()
+                    .map(|x| {
+                        let b = std::time::Instant::now();
+                        std::hint::black_box(recall.search(x).unwrap());
+                        b.elapsed().as_secs_f64() * 1e6
+                    })
+                    .collect();
                 all.sort_by(f64::total_cmp);
-                eprintln!("   whole p50 {:.0} mean {:.0} p99 {:.0}", all[all.len() / 2], all.iter().sum::<f64>() / n, all[all.len() * 99 / 100]);
+                eprintln!(
+                    "   whole p50 {:.0} mean {:.0} p99 {:.0}",
+                    all[all.len() / 2],
+                    all.iter().sum::<f64>() / n,
+                    all[all.len() * 99 / 100]
+                );
             }
         }
         if count > 0 && found == 0 {

@@ -28,32 +28,58 @@ impl Measured {
     }
 }
 
-/// One round of closed loops.
+/// One round of closed loops, summed over its slices.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Round {
-    cases: [CaseCost; 4],
-    pub(super) recall_cpu_us: f64,
+    cases: [Cost; 4],
+    recall: Cost,
 }
 
+/// What requests of one kind took.
 #[derive(Default, Clone, Copy)]
-pub(super) struct CaseCost {
-    pub(super) cpu_us_per_request: f64,
-    pub(super) requests_per_second: f64,
+struct Cost {
+    cpu_nanoseconds: u64,
+    requests: u64,
+    seconds: f64,
+}
+
+impl Cost {
+    fn cpu_us_per_request(&self) -> f64 {
+        self.cpu_nanoseconds as f64 / 1_000.0 / self.requests as f64
+    }
+
+    fn requests_per_second(&self) -> f64 {
+        self.requests as f64 / self.seconds
+    }
 }
 
 impl Round {
-    pub(super) fn case_mut(&mut self, case: Case) -> &mut CaseCost {
-        &mut self.cases[case as usize]
+    /// Adds a slice of `case`.
+    pub(super) fn add(&mut self, case: Case, cpu_nanoseconds: u64, report: &Report) {
+        let cost = &mut self.cases[case as usize];
+        cost.cpu_nanoseconds += cpu_nanoseconds;
+        cost.requests += report.requests;
+        cost.seconds += report.elapsed.as_secs_f64();
+    }
+
+    /// Adds a slice of plain recall.
+    pub(super) fn add_recall(&mut self, cpu_nanoseconds: u64, queries: u64) {
+        self.recall.cpu_nanoseconds += cpu_nanoseconds;
+        self.recall.requests += queries;
     }
 
     fn cpu(&self, case: Case) -> f64 {
-        self.cases[case as usize].cpu_us_per_request
+        self.cases[case as usize].cpu_us_per_request()
+    }
+
+    fn recall(&self) -> f64 {
+        self.recall.cpu_us_per_request()
     }
 
     /// One line for the impatient.
     pub(super) fn summary(&self) -> String {
         let cases = Case::ALL.map(|case| format!("{} {:.1}", case.name(), self.cpu(case)));
-        format!("CPU µs a request: {}, plain recall {:.1}", cases.join(", "), self.recall_cpu_us)
+        format!("CPU µs a request: {}, plain recall {:.1}", cases.join(", "), self.recall())
     }
 
     fn ratios(&self) -> Ratios {
@@ -61,7 +87,7 @@ impl Round {
             limit_over_floor: self.cpu(Case::Limit) / self.cpu(Case::Floor),
             full_hit_minus_limit_us: self.cpu(Case::FullHit) - self.cpu(Case::Limit),
             full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit))
-                / self.recall_cpu_us,
+                / self.recall(),
         }
     }
 }
@@ -119,7 +145,7 @@ impl Outcome {
         let bar = |name, value: f64, limit| Bar { name, value: tidy(value), limit, ok: value <= limit };
         Outcome {
             cases: Case::ALL.iter().map(|&case| case_outcome(measured, case)).collect(),
-            recall_cpu_us: tidy(median(measured.rounds.iter().map(|round| round.recall_cpu_us).collect())),
+            recall_cpu_us: tidy(median(measured.rounds.iter().map(Round::recall).collect())),
             machine: machine(),
             // Medians of each round's own ratio: a round that was slow as a whole does not move them.
             bars: vec![
@@ -142,7 +168,7 @@ impl Outcome {
 }
 
 fn case_outcome(measured: &Measured, case: Case) -> CaseOutcome {
-    let costs = |value: fn(&CaseCost) -> f64| {
+    let costs = |value: fn(&Cost) -> f64| {
         median(measured.rounds.iter().map(|round| value(&round.cases[case as usize])).collect())
     };
     let added = |percent| {
@@ -151,8 +177,8 @@ fn case_outcome(measured: &Measured, case: Case) -> CaseOutcome {
     };
     CaseOutcome {
         name: case.name(),
-        cpu_us_per_request: tidy(costs(|cost| cost.cpu_us_per_request)),
-        requests_per_second: costs(|cost| cost.requests_per_second).round(),
+        cpu_us_per_request: tidy(costs(Cost::cpu_us_per_request)),
+        requests_per_second: costs(Cost::requests_per_second).round(),
         added_p50_us: added(50.0),
         added_p99_us: added(99.0),
     }
@@ -221,18 +247,20 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_bar_is_the_median_of_each_rounds_own_ratio() {
         let mut measured = Measured::default();
         // The second round was twice as slow as a whole; its ratio is what it is everywhere.
         for slowness in [1.0, 2.0, 1.1] {
-            let mut round = Round { recall_cpu_us: 200.0 * slowness, ..Round::default() };
-            for (case, cpu) in
-                [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)]
-            {
-                round.case_mut(case).cpu_us_per_request = cpu * slowness;
+            let mut round = Round::default();
+            let nanoseconds = |us: f64| (us * slowness * 1_000.0) as u64;
+            for (case, us) in [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)] {
+                let one = Report { requests: 1, elapsed: Duration::from_micros(50), ..Report::new() };
+                round.add(case, nanoseconds(us), &one);
             }
+            round.add_recall(nanoseconds(200.0), 1);
             measured.rounds.push(round);
         }
         let outcome = Outcome::new(&measured);

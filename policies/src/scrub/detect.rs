@@ -251,7 +251,7 @@ fn luhn(digits: &[u8]) -> bool {
             }
         })
         .sum();
-    sum % 10 == 0 && digits.iter().any(|&digit| digit != digits[0])
+    sum.is_multiple_of(10) && digits.iter().any(|&digit| digit != digits[0])
 }
 
 /// Whether the last few characters before a number call it a phone number.

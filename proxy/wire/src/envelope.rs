@@ -97,10 +97,10 @@ impl Envelope {
         }
         let mut seen = [false; OWNED.len()];
         for member in root.children() {
-            if let Some(which) = OWNED.iter().position(|name| member.key_is(name)) {
-                if std::mem::replace(&mut seen[which], true) {
-                    return Err(EnvelopeError::Duplicate(OWNED[which]));
-                }
+            if let Some(which) = OWNED.iter().position(|name| member.key_is(name))
+                && std::mem::replace(&mut seen[which], true)
+            {
+                return Err(EnvelopeError::Duplicate(OWNED[which]));
             }
         }
         if root.get("model").is_some_and(|model| model.kind() != Kind::String) {
@@ -236,15 +236,12 @@ impl Envelope {
         }
         let parts = value.kind() == Kind::Array && (value.key_is("content") || value.key_is("input"));
         for child in value.children() {
-            if parts {
-                if let Some(part) = child.get("type").and_then(|part| part.string()) {
-                    if self.is_opaque(&part) {
-                        if !allows(unread, &part) {
-                            texts.opaque.push(part.into_owned());
-                        }
-                        continue;
-                    }
+            let part = child.get("type").filter(|_| parts).and_then(|part| part.string());
+            if let Some(part) = part.filter(|part| self.is_opaque(part)) {
+                if !allows(unread, &part) {
+                    texts.opaque.push(part.into_owned());
                 }
+                continue;
             }
             push_key(child, texts);
             self.visit(child, child.key_is("arguments"), unread, texts);

@@ -58,13 +58,12 @@ impl Chunk {
                 }
             } else if member.key_is("usage") {
                 chunk.usage = usage_of(member);
-            } else if member.kind() != Kind::Object && member.kind() != Kind::Array {
-                if let Some(key) = member.key_span() {
-                    chunk.head.push_str(&data[key]);
-                    chunk.head.push(':');
-                    chunk.head.push_str(member.raw());
-                    chunk.head.push(',');
-                }
+            } else if let (Some(key), Kind::String | Kind::Number | Kind::Literal) = (member.key_span(), member.kind())
+            {
+                chunk.head.push_str(&data[key]);
+                chunk.head.push(':');
+                chunk.head.push_str(member.raw());
+                chunk.head.push(',');
             }
         }
         Some(chunk)
