@@ -312,7 +312,8 @@ impl Stage {
         let (_, metrics) = load::ask(self.admin_addr, &self.workload.get("/metrics")).doing("reading the metrics")?;
         let count = |result: &str| {
             let label = format!("result=\"{result}\"");
-            let lines = metrics.lines().filter(|line| line.starts_with("sluice_recall_cache_total{") && line.contains(&label));
+            let lines =
+                metrics.lines().filter(|line| line.starts_with("sluice_recall_cache_total{") && line.contains(&label));
             lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
         };
         Ok(CacheCounts { hits: count("hit"), misses: count("miss") })

@@ -86,8 +86,7 @@ impl Round {
         Ratios {
             limit_over_floor: self.cpu(Case::Limit) / self.cpu(Case::Floor),
             full_hit_minus_limit_us: self.cpu(Case::FullHit) - self.cpu(Case::Limit),
-            full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit))
-                / self.recall(),
+            full_miss_minus_full_hit_over_recall: (self.cpu(Case::FullMiss) - self.cpu(Case::FullHit)) / self.recall(),
         }
     }
 }
@@ -256,7 +255,9 @@ mod tests {
         for slowness in [1.0, 2.0, 1.1] {
             let mut round = Round::default();
             let nanoseconds = |us: f64| (us * slowness * 1_000.0) as u64;
-            for (case, us) in [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)] {
+            for (case, us) in
+                [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)]
+            {
                 let one = Report { requests: 1, elapsed: Duration::from_micros(50), ..Report::new() };
                 round.add(case, nanoseconds(us), &one);
             }

@@ -200,7 +200,8 @@ impl Envelope {
         match self.root().get("model") {
             Some(member) => splices.replace(member.span(), format!("\"{written}\"")),
             None => {
-                let comma = if self.root().children().next().is_some() { "," } else { "" };
+                let others = self.root().children().any(|member| !member.key_is("sluice"));
+                let comma = if others { "," } else { "" };
                 splices.insert(self.root().span().start + 1, format!("\"model\":\"{written}\"{comma}"));
             }
         }
@@ -310,6 +311,16 @@ mod tests {
             assert_eq!(result.replace(' ', ""), sent.replace(' ', ""));
             assert!(serde_json::from_str::<serde_json::Value>(&result).is_ok(), "{result}");
         }
+    }
+
+    #[test]
+    fn a_body_of_steering_alone_becomes_a_body_of_a_model_alone() {
+        // Found by fuzzing: the model was to be inserted where the steering was to be removed.
+        let envelope = Envelope::parse(Dialect::Other, b"{\"sluice\":\",\"\t}".to_vec()).unwrap();
+        let mut splices = Splices::default();
+        envelope.remove_steering(&mut splices);
+        envelope.set_model("m", &mut splices);
+        assert_eq!(splices.apply(envelope.text()), "{\"model\":\"m\"\t}");
     }
 
     #[test]

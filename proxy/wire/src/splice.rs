@@ -26,7 +26,8 @@ impl Splices {
     /// The text with every edit made. An edit that overlaps an earlier one is left out.
     pub fn apply(&self, text: &str) -> String {
         let mut order: Vec<usize> = (0..self.edits.len()).collect();
-        order.sort_by_key(|&index| (self.edits[index].0.start, index));
+        // What is inserted at a place stands before what replaces the text from there on.
+        order.sort_by_key(|&index| (self.edits[index].0.start, !self.edits[index].0.is_empty(), index));
         let added: usize = self.edits.iter().map(|(_, text)| text.len()).sum();
         let mut out = String::with_capacity(text.len() + added);
         let mut at = 0;
