@@ -282,7 +282,10 @@ def test_a_manifest_of_another_publisher_is_refused(publisher, folder, mock, sta
 
 
 def test_an_edge_that_trusts_another_key_never_becomes_ready(publisher, folder, mock, started):
-    edge = follow(publisher, folder, mock, started, trusted="ab" * 32, wait=False)
+    stranger = Store(folder / f"stranger-{uuid.uuid4().hex[:6]}")
+    stranger.publish()
+    trusted = (stranger.folder / "publisher.pub").read_text().strip()
+    edge = follow(publisher, folder, mock, started, trusted=trusted, wait=False)
     eventually("the refusal is logged", lambda: edge.must_run() or "manifest" in edge.log(), 10)
     answer = eventually("the admin listener is up", lambda: send_admin(edge, "/readyz"), 5)
     assert answer.status == 503
@@ -302,8 +305,7 @@ def test_an_edge_without_any_snapshot_says_so_and_serves_when_one_comes(publishe
     assert (refused.status, refused.error["code"]) == (503, "snapshot_unavailable")
     assert refused.headers["x-should-retry"] == "true"
     assert edge.send("GET", "/healthz").status == 200
-    edge.location.mkdir()
-    (edge.location / "objects").mkdir()
+    (edge.location / "objects").mkdir(parents=True, exist_ok=True)
     deliver(publisher, edge)
     edge.wait_ready(8)
     assert edge.chat(publisher.client_key, HI).status == 200

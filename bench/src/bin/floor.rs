@@ -4,8 +4,6 @@
 //! ordinary way and not with a straw man: one worker thread, a pool of kept upstream connections, no log.
 //! pingora sets TCP_NODELAY on both sides by itself.
 
-#![deny(clippy::expect_used, clippy::panic)]
-
 use async_trait::async_trait;
 use clap::Parser;
 use pingora_core::server::Server;
