@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from conftest import SUPPORT_BOT_RENDERED
-from harness import TESTS, user
+from harness import TESTS
 
 TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
 

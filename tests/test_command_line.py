@@ -70,7 +70,7 @@ def test_unknown_aliases_and_versions_are_named(store):
 
 @pytest.mark.parametrize(
     "text, line",
-    [("Hi {{ topic", 1), ("ok\n{% if x %}", 2), ("ok\nok\n{{ 1 + }}", 3), ("{{ x | nosuchfilter }}", 1)],
+    [("Hi {{ topic", 1), ("ok\n{% if x %}", 2), ("ok\nok\n{{ 1 + }}", 3)],
 )
 def test_a_template_with_a_syntax_error_is_refused_with_its_line(store, text, line):
     done = put(store, text, code=None)

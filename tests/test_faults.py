@@ -1,13 +1,13 @@
 """What the client sees when the provider fails: never a silent success."""
 
+import http.client
 import json
 import time
 
 import openai
 import pytest
 
-from harness import user
-from test_keys import check_refused
+from harness import request, user
 
 HI = user("one two three four five six", model="plain")
 
@@ -19,9 +19,7 @@ def streamed(model="plain"):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_provider_s_own_error_passes_unchanged(edge, mock, simple, status):
     fault = {"fault": f"status:{status}"}
-    import harness
-
-    direct = harness.request(
+    direct = request(
         mock.base, "POST", "/v1/chat/completions", json.dumps(HI), {"x-mock": json.dumps(fault)}
     )
     for body in (HI, streamed()):
@@ -101,8 +99,6 @@ def test_a_stream_that_stalls_ends_with_an_error(edge, simple):
 @pytest.mark.parametrize("model", ["plain", "scrubbed"])
 def test_a_broken_plain_answer_is_no_success(edge, simple, model, fault):
     """Either an error status, or the cut is visible to an HTTP client; malformed JSON may pass as it is."""
-    import http.client
-
     try:
         answer = edge.chat(simple, {**HI, "model": model}, {"fault": fault})
     except http.client.IncompleteRead:

@@ -1,10 +1,12 @@
 """Personal data stays on this side: placeholders at the provider, originals at the client."""
 
+import gzip
 import json
 
 import pytest
 
-from harness import mark, user
+from conftest import CONFIG, config_for
+from harness import Edge, Store, mark, user
 
 EMAIL, PHONE, CARD = "ann@brightwater.com", "+1 415 555 2671", "4111 1111 1111 1111"
 ALL_THREE = f"Write to {EMAIL}, call {PHONE}, charge {CARD}."
@@ -231,9 +233,6 @@ def test_a_file_upload_is_refused_where_scrubbing_is_on(edge, mock, simple):
 
 
 def test_a_file_upload_passes_where_the_catch_all_does_not_scrub(folder, mock, started):
-    from conftest import CONFIG, config_for
-    from harness import Edge, Store
-
     config = config_for(mock, CONFIG.split('[routes."*"]')[0] + '[routes."*"]\nprovider = "mock"\nscrub = []\n')
     store = Store(folder / "unscrubbed")
     key = store.key()
@@ -246,8 +245,6 @@ def test_a_file_upload_passes_where_the_catch_all_does_not_scrub(folder, mock, s
 
 
 def test_a_compressed_body_is_refused_where_scrubbing_is_on(edge, simple):
-    import gzip
-
     body = gzip.compress(json.dumps(user(EMAIL, model="scrubbed")).encode())
     answer = edge.send("POST", "/v1/chat/completions", body, simple, {"content-encoding": "gzip"})
     assert answer.status == 400

@@ -72,6 +72,7 @@ def test_no_text_and_no_key_is_in_the_log(folder, mock, started, form):
 
     lines = edge.log().splitlines()
     assert len(lines) > 20, "the log is too short to prove anything"
+    assert [line for line in lines if "DEBUG" in line or "TRACE" in line], "the level is not in force"
     if form == "json":
         assert all(isinstance(json.loads(line), dict) for line in lines)
     secret = key.removeprefix("sk-sluice-")

@@ -3,15 +3,19 @@
 import json
 import shutil
 import threading
-import time
 import uuid
 
 import pytest
 
 from conftest import CONFIG, SUPPORT_BOT_RENDERED, config_for, fill, note
-from harness import Edge, Store, copy_tree, eventually, mark, user
+from harness import Edge, Store, copy_tree, eventually, mark, request, user
 
 HI = user("hi", model="guide")
+
+
+def readiness(edge):
+    """The status of /readyz; raises an OSError while the admin listener is not up."""
+    return request(edge.admin, "GET", "/readyz").status
 
 
 def told(edge, mock, key, model="guide"):
@@ -205,17 +209,7 @@ def check_old_snapshot_serves_on(edge, mock, key, before, named):
     eventually("the log names it", lambda: named(edge.log()), 5)
     for _ in range(5):
         assert told(edge, mock, key) == before
-    ready = edge.send_admin("/readyz")
-    assert ready.status == 200
-
-
-def send_admin(edge, path):
-    from harness import request
-
-    return request(edge.admin, "GET", path)
-
-
-Edge.send_admin = send_admin
+    assert readiness(edge) == 200
 
 
 @pytest.mark.parametrize("how", ["truncated", "tampered", "empty", "wrong-version"])
@@ -287,8 +281,7 @@ def test_an_edge_that_trusts_another_key_never_becomes_ready(publisher, folder, 
     trusted = (stranger.folder / "publisher.pub").read_text().strip()
     edge = follow(publisher, folder, mock, started, trusted=trusted, wait=False)
     eventually("the refusal is logged", lambda: edge.must_run() or "manifest" in edge.log(), 10)
-    answer = eventually("the admin listener is up", lambda: send_admin(edge, "/readyz"), 5)
-    assert answer.status == 503
+    assert eventually("the admin listener is up", lambda: readiness(edge), 5) == 503
     refused = edge.chat(publisher.client_key, HI)
     assert (refused.status, refused.error["code"]) == (503, "snapshot_unavailable")
 
@@ -299,8 +292,7 @@ def test_an_edge_without_any_snapshot_says_so_and_serves_when_one_comes(publishe
     shutil.rmtree(edge.location)
     shutil.rmtree(edge.store.folder / "edge", ignore_errors=True)
     edge.start()
-    answer = eventually("the admin listener is up", lambda: edge.must_run() or send_admin(edge, "/readyz"), 10)
-    assert answer.status == 503
+    assert eventually("the admin listener is up", lambda: edge.must_run() or readiness(edge), 10) == 503
     refused = eventually("the public listener is up", lambda: edge.chat(publisher.client_key, HI), 5)
     assert (refused.status, refused.error["code"]) == (503, "snapshot_unavailable")
     assert refused.headers["x-should-retry"] == "true"
@@ -325,7 +317,7 @@ def test_an_edge_restarts_and_serves_with_the_location_gone(publisher, folder, m
 
 def test_a_snapshot_past_its_age_is_no_longer_served(publisher, folder, mock, started):
     edge = follow(publisher, folder, mock, started, snapshot="max_snapshot_age_seconds = 3\n", wait=False)
-    eventually("the snapshot is too old", lambda: edge.must_run() or send_admin(edge, "/readyz").status == 503, 10)
+    eventually("the snapshot is too old", lambda: edge.must_run() or readiness(edge) == 503, 10)
     eventually("it is refused", lambda: edge.chat(publisher.client_key, HI).status == 503, 5)
     assert edge.chat(publisher.client_key, HI).error["code"] == "snapshot_unavailable"
     publisher.key()

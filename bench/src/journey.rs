@@ -294,10 +294,10 @@ impl Stage {
                 }
                 let count = effort.requests(case) / SLICES;
                 let cold = self.cold;
-                let begun = self.process(case).cpu_nanoseconds()?;
+                let begun = self.process(case).time()?;
                 let report = self.closed(case, count)?;
-                let nanoseconds = self.process(case).cpu_nanoseconds()?.saturating_sub(begun);
-                round.add(case, nanoseconds, &report);
+                let spent = self.process(case).time()?.since(begun);
+                round.add(case, spent, &report);
                 if case == Case::FullMiss {
                     round.add_recall(self.plain.spent(cold..cold + count)?, count);
                 }

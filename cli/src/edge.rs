@@ -28,7 +28,7 @@ pub struct Serve {
 impl Serve {
     pub fn run(self, context: Context) -> Outcome {
         let runtime = control_runtime()?;
-        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::FAILURE) };
+        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::from(2)) };
         log::start(&config.log);
         let edge = Edge { config, config_file: self.config, data: context.data };
         edge.run(&runtime)

@@ -26,7 +26,7 @@ const PUBLISH_POLL: Duration = Duration::from_millis(300);
 impl Up {
     pub fn run(self, context: Context) -> Outcome {
         let runtime = control_runtime()?;
-        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::FAILURE) };
+        let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::from(2)) };
         log::start(&config.log);
         runtime.block_on(async {
             let store = Store::open(&context.data).await?;

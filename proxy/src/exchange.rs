@@ -252,8 +252,29 @@ async fn refuse(session: &mut ServerSession, refusal: Refusal, tally: &mut Tally
         false if refusal.unread => {
             // The client gets its answer before the connection goes.
             let _ = session.write_response_body(Bytes::new(), true).await;
+            discard(session).await;
             After::Broken
         }
         false => After::Broken,
     }
+}
+
+/// Lets an HTTP/2 client that is still sending finish, within limits: it reads its answer only then, and unlike in
+/// HTTP/1.1 its connection serves other requests too.
+async fn discard(session: &mut ServerSession) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+    const MOST: usize = 64 << 20;
+    if !session.is_http2() {
+        return;
+    }
+    let _ = tokio::time::timeout(PATIENCE, async {
+        let mut discarded = 0;
+        while let Ok(Some(chunk)) = session.read_request_body().await {
+            discarded += chunk.len();
+            if discarded > MOST {
+                break;
+            }
+        }
+    })
+    .await;
 }

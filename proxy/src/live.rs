@@ -19,6 +19,7 @@ use sluice_state::Snapshot;
 use sluice_text::Template;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,16 @@ pub struct Live {
     pub(crate) pepper: [u8; 32],
     pub(crate) metrics: Metrics,
     origin: Instant,
+    running: AtomicUsize,
+}
+
+/// Counts an exchange as running for as long as it lives.
+pub(crate) struct Serving<'l>(&'l AtomicUsize);
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Everything that one exchange believes.
@@ -117,11 +128,22 @@ impl Live {
             pepper,
             metrics,
             origin: Instant::now(),
+            running: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn load(&self) -> Arc<Prepared> {
         self.prepared.load_full()
+    }
+
+    pub(crate) fn serving(&self) -> Serving<'_> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Serving(&self.running)
+    }
+
+    /// Whether no exchange is running.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0
     }
 
     /// What is in force, for building the next one on.

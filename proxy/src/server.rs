@@ -4,9 +4,10 @@ use crate::exchange::{After, exchange};
 use crate::live::Live;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{Peek, Ssl, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::listening::Service;
@@ -26,6 +27,31 @@ pub enum ServeError {
 struct Edge {
     live: Arc<Live>,
     options: HttpServerOptions,
+}
+
+/// Before the edge: tells HTTP/2 by prior knowledge from HTTP/1.1, and closes a connection that says nothing.
+///
+/// pingora can do the telling itself, but waits without a limit for the 24 bytes of HTTP/2's preface, which a short or
+/// broken request never fills. Three bytes are enough.
+struct Door {
+    http1: Arc<Edge>,
+    http2: Arc<Edge>,
+}
+
+#[async_trait]
+impl ServerApp for Door {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        // Over TLS the protocol was agreed upon in the handshake.
+        if stream.get_ssl_digest().is_some() {
+            return self.http1.process_new(stream, shutdown).await;
+        }
+        let patience = self.http1.live.current().0.server.header_timeout;
+        let mut first = [0; 3];
+        tokio::time::timeout(patience, stream.try_peek(&mut first)).await.ok()?.ok()?;
+        // The preface begins with `PRI` (RFC 9113 section 3.4), which is no method of HTTP/1.1.
+        let edge = if &first == b"PRI" { &self.http2 } else { &self.http1 };
+        edge.process_new(stream, shutdown).await
+    }
 }
 
 #[async_trait]
@@ -51,6 +77,7 @@ impl HttpServerApp for Edge {
                 return None;
             }
         }
+        let _serving = self.live.serving();
         // Reading the head set what the client wants; ours is the limit of it.
         match session.get_keepalive() {
             Some(_) if !*shutdown.borrow() => session.set_keepalive(Some(keepalive)),
@@ -91,7 +118,9 @@ async fn malformed(session: &mut ServerSession) {
 }
 
 /// Waits for SIGTERM or SIGINT.
-struct Signals;
+struct Signals {
+    live: Arc<Live>,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
@@ -102,10 +131,28 @@ impl ShutdownSignalWatch for Signals {
             return std::future::pending().await;
         };
         tokio::select! {
-            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
+            _ = terminate.recv() => {
+                end_when_idle(Arc::clone(&self.live));
+                ShutdownSignal::GracefulTerminate
+            }
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
         }
     }
+}
+
+/// Ends the process as soon as no exchange runs. pingora stops listening at the signal and then waits for the whole
+/// drain time, however idle it is; what still runs after that time is cut.
+fn end_when_idle(live: Arc<Live>) {
+    const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+    std::thread::spawn(move || {
+        // Not at once: a request that was just accepted has not been counted yet.
+        loop {
+            std::thread::sleep(LOOK);
+            if live.is_idle() {
+                std::process::exit(0);
+            }
+        }
+    });
 }
 
 /// Listens and serves until the process is told to end. Call it outside any async runtime: pingora makes its own.
@@ -118,13 +165,17 @@ pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         },
-        grace_period_seconds: Some(0),
-        graceful_shutdown_timeout_seconds: Some(server.drain_timeout.as_secs()),
+        grace_period_seconds: Some(server.drain_timeout.as_secs()),
+        graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     };
-    let mut options = HttpServerOptions::default();
-    options.h2c = server.tls.is_none();
-    let mut service = Service::new("public".to_owned(), Edge { live, options });
+    let edge = |h2c| {
+        let mut options = HttpServerOptions::default();
+        options.h2c = h2c;
+        Arc::new(Edge { live: Arc::clone(&live), options })
+    };
+    let door = Door { http1: edge(false), http2: edge(true) };
+    let mut service = Service::new("public".to_owned(), door);
     let address = server.listen.to_string();
     match &server.tls {
         None => service.add_tcp(&address),
@@ -141,6 +192,6 @@ pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
     let mut pingora = Server::new_with_opt_and_conf(None, conf);
     pingora.bootstrap();
     pingora.add_service(service);
-    pingora.run(RunArgs { shutdown_signal: Box::new(Signals) });
+    pingora.run(RunArgs { shutdown_signal: Box::new(Signals { live }) });
     Ok(())
 }

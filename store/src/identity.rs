@@ -15,6 +15,8 @@ pub enum IdentityError {
     Malformed(PathBuf),
     #[error("{0} can be read by others; run `chmod 600` on it")]
     Exposed(PathBuf),
+    #[error("{0} is missing; copy it from the store's data folder, as it keys the hashes of API keys")]
+    NoPepper(PathBuf),
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
 }
@@ -35,13 +37,14 @@ impl Identity {
             let text = hex::encode(signing_key.verifying_key().as_bytes());
             std::fs::write(&public, text).map_err(|source| IdentityError::Io { path: public, source })?;
         }
-        Ok(Identity { signing_key, pepper: read_pepper(folder)? })
+        Ok(Identity { signing_key, pepper: secret(&folder.join("pepper"))? })
     }
 }
 
-/// The pepper of `folder`, made if it is missing.
+/// The pepper of `folder`. It is not made here: an edge with a pepper of its own would know no key.
 pub fn read_pepper(folder: &Path) -> Result<[u8; 32], IdentityError> {
-    secret(&folder.join("pepper"))
+    let path = folder.join("pepper");
+    if path.exists() { secret(&path) } else { Err(IdentityError::NoPepper(path)) }
 }
 
 /// The public key that `folder`'s publisher signs with.

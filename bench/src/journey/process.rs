@@ -87,10 +87,10 @@ impl Process {
 
     /// The processor time of the process and its children so far. `schedstat` counts nanoseconds, where `stat` has
     /// ticks of ten milliseconds.
-    pub(super) fn cpu_nanoseconds(&self) -> Result<u64, Failure> {
+    pub(super) fn time(&self) -> Result<Time, Failure> {
         // A thread's count is brought up to date when it stops running.
         thread::sleep(Duration::from_millis(5));
-        tree_nanoseconds(self.child.id()).doing(format_args!("metering {}", self.name))
+        tree_time(self.child.id()).doing(format_args!("metering {}", self.name))
     }
 
     /// The end of what it wrote, for the message of a failure.
@@ -108,15 +108,44 @@ impl Drop for Process {
     }
 }
 
-fn tree_nanoseconds(process: u32) -> std::io::Result<u64> {
-    let mut sum = 0;
+/// What the scheduler says of a process.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Time {
+    pub(super) ran_nanoseconds: u64,
+    /// How long it was ready to run while something else had its core.
+    pub(super) waited_nanoseconds: u64,
+}
+
+impl Time {
+    pub(super) fn since(self, before: Time) -> Time {
+        // A thread that ended takes its time with it, so the difference may fall below nothing.
+        Time {
+            ran_nanoseconds: self.ran_nanoseconds.saturating_sub(before.ran_nanoseconds),
+            waited_nanoseconds: self.waited_nanoseconds.saturating_sub(before.waited_nanoseconds),
+        }
+    }
+
+    fn add(&mut self, other: Time) {
+        self.ran_nanoseconds += other.ran_nanoseconds;
+        self.waited_nanoseconds += other.waited_nanoseconds;
+    }
+
+    fn parse(schedstat: &str) -> Time {
+        let mut numbers = schedstat.split_whitespace().map(|number| number.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        Time { ran_nanoseconds: next(), waited_nanoseconds: next() }
+    }
+}
+
+fn tree_time(process: u32) -> std::io::Result<Time> {
+    let mut sum = Time::default();
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?.path();
         // A thread that ended since the folder was read has nothing left to read.
         let Ok(schedstat) = fs::read_to_string(task.join("schedstat")) else { continue };
-        sum += first_number(&schedstat);
+        sum.add(Time::parse(&schedstat));
         for child in fs::read_to_string(task.join("children")).unwrap_or_default().split_whitespace() {
-            sum += child.parse().map_or(Ok(0), tree_nanoseconds)?;
+            sum.add(child.parse().map_or(Ok(Time::default()), tree_time)?);
         }
     }
     Ok(sum)
@@ -125,11 +154,7 @@ fn tree_nanoseconds(process: u32) -> std::io::Result<u64> {
 /// The processor time of the calling thread so far.
 pub(super) fn thread_nanoseconds() -> std::io::Result<u64> {
     thread::sleep(Duration::from_millis(1));
-    Ok(first_number(&fs::read_to_string("/proc/thread-self/schedstat")?))
-}
-
-fn first_number(text: &str) -> u64 {
-    text.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
+    Ok(Time::parse(&fs::read_to_string("/proc/thread-self/schedstat")?).ran_nanoseconds)
 }
 
 /// Runs a command to its end and returns what it printed.

@@ -1,6 +1,7 @@
 //! From rounds to a verdict: medians, the bars they are held against, a table for people and JSON for machines.
 
 use super::Case;
+use super::process::Time;
 use crate::load::Report;
 use serde::Serialize;
 use std::fmt::{self, Write as _};
@@ -12,6 +13,9 @@ const LIMIT_OVER_FLOOR: f64 = 1.15;
 const HIT_OVER_LIMIT_US: f64 = 120.0;
 /// How much of what plain library calls cost a recall may cost.
 const MISS_OVER_RECALL: f64 = 1.3;
+
+/// How long a proxy may wait for its core before the figures are those of a busy machine.
+const BUSY: f64 = 0.05;
 
 /// All that was measured.
 #[derive(Default)]
@@ -38,14 +42,14 @@ pub(super) struct Round {
 /// What requests of one kind took.
 #[derive(Default, Clone, Copy)]
 struct Cost {
-    cpu_nanoseconds: u64,
+    time: Time,
     requests: u64,
     seconds: f64,
 }
 
 impl Cost {
     fn cpu_us_per_request(&self) -> f64 {
-        self.cpu_nanoseconds as f64 / 1_000.0 / self.requests as f64
+        self.time.ran_nanoseconds as f64 / 1_000.0 / self.requests as f64
     }
 
     fn requests_per_second(&self) -> f64 {
@@ -55,16 +59,17 @@ impl Cost {
 
 impl Round {
     /// Adds a slice of `case`.
-    pub(super) fn add(&mut self, case: Case, cpu_nanoseconds: u64, report: &Report) {
+    pub(super) fn add(&mut self, case: Case, spent: Time, report: &Report) {
         let cost = &mut self.cases[case as usize];
-        cost.cpu_nanoseconds += cpu_nanoseconds;
+        cost.time.ran_nanoseconds += spent.ran_nanoseconds;
+        cost.time.waited_nanoseconds += spent.waited_nanoseconds;
         cost.requests += report.requests;
         cost.seconds += report.elapsed.as_secs_f64();
     }
 
     /// Adds a slice of plain recall.
     pub(super) fn add_recall(&mut self, cpu_nanoseconds: u64, queries: u64) {
-        self.recall.cpu_nanoseconds += cpu_nanoseconds;
+        self.recall.time.ran_nanoseconds += cpu_nanoseconds;
         self.recall.requests += queries;
     }
 
@@ -107,6 +112,8 @@ pub struct Outcome {
     recall_cpu_us: f64,
     rounds: Vec<Ratios>,
     machine: Machine,
+    /// How long the proxies waited for their core, as a share of the time they ran: nothing else should be on it.
+    waited_share: f64,
     bars: Vec<Bar>,
 }
 
@@ -146,6 +153,7 @@ impl Outcome {
             cases: Case::ALL.iter().map(|&case| case_outcome(measured, case)).collect(),
             recall_cpu_us: tidy(median(measured.rounds.iter().map(Round::recall).collect())),
             machine: machine(),
+            waited_share: tidy(waited_share(&measured.rounds)),
             // Medians of each round's own ratio: a round that was slow as a whole does not move them.
             bars: vec![
                 bar("limit / floor", over_rounds(|ratios| ratios.limit_over_floor), LIMIT_OVER_FLOOR),
@@ -181,6 +189,13 @@ fn case_outcome(measured: &Measured, case: Case) -> CaseOutcome {
         added_p50_us: added(50.0),
         added_p99_us: added(99.0),
     }
+}
+
+fn waited_share(rounds: &[Round]) -> f64 {
+    let times = || rounds.iter().flat_map(|round| round.cases).map(|cost| cost.time);
+    let waited: u64 = times().map(|time| time.waited_nanoseconds).sum();
+    let ran: u64 = times().map(|time| time.ran_nanoseconds).sum();
+    waited as f64 / ran as f64
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -239,6 +254,14 @@ impl fmt::Display for Outcome {
             let verdict = if *ok { "ok" } else { "MISSED" };
             writeln!(table, "{name:<40} {value:>9.2}  at most {limit:>7.2}  {verdict}")?;
         }
+        if self.waited_share > BUSY {
+            let percent = self.waited_share * 100.0;
+            writeln!(
+                table,
+                "\nThe proxies waited {percent:.0} % of their time for their core: something else ran on it."
+            )?;
+            writeln!(table, "Caches and memory were shared too, so these figures are worth little.")?;
+        }
         formatter.write_str(&table)
     }
 }
@@ -259,7 +282,7 @@ mod tests {
                 [(Case::Floor, 30.0), (Case::Limit, 33.0), (Case::FullHit, 100.0), (Case::FullMiss, 400.0)]
             {
                 let one = Report { requests: 1, elapsed: Duration::from_micros(50), ..Report::new() };
-                round.add(case, nanoseconds(us), &one);
+                round.add(case, Time { ran_nanoseconds: nanoseconds(us), waited_nanoseconds: 0 }, &one);
             }
             round.add_recall(nanoseconds(200.0), 1);
             measured.rounds.push(round);
