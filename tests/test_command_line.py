@@ -116,13 +116,13 @@ def test_an_unknown_assert_is_refused(store):
     assert done.returncode not in (0, 101) and "evrything" in done.stderr
 
 
-def test_a_key_without_routes_or_models_may_use_all(store):
+def test_a_key_without_routes_may_use_all_and_one_with_routes_only_those(store):
     assert json.loads(store.run("key", "create", "one", "--routes", "a,b", "--json").stdout)
     assert json.loads(store.run("key", "create", "two", "--json").stdout)
     listed = {row["name"]: row for row in json.loads(store.run("key", "list", "--json").stdout)}
     assert listed["two"]["routes"] == ["*"] and listed["two"]["models"] == ["*"]
     assert listed["one"]["routes"] == ["a", "b"]
-    assert listed["one"]["models"] == ["*"], "the contract: --models defaults to all"
+    assert listed["one"]["models"] == [], "a key that is bound to routes names no models beside them"
 
 
 def write_documents(store):

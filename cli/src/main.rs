@@ -18,6 +18,9 @@ use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A high-throughput edge context proxy for programs that talk to LLM providers.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]

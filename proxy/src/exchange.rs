@@ -2,7 +2,8 @@
 
 use crate::admit::admit;
 use crate::compose::compose;
-use crate::dispatch::dispatch;
+use crate::dispatch::{dispatch, release};
+use crate::head::{Notes, note};
 use crate::identify::{Principal, identify};
 use crate::intake::intake;
 use crate::live::Live;
@@ -20,6 +21,7 @@ use pingora_http::ResponseHeader;
 use serde_json::json;
 use sluice_config::WILDCARD;
 use sluice_policies::limits::Standing;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Whether the client's connection may serve another request.
@@ -29,13 +31,10 @@ pub enum After {
     Broken,
 }
 
-/// What every response says about itself.
-type Notes = Vec<(&'static str, String)>;
-
 /// Serves one request.
 pub async fn exchange(session: &mut ServerSession, live: &Live) -> After {
     let mut tally = Tally::begin(random_hex::<16>());
-    let mut notes: Notes = vec![("x-sluice-request-id", tally.request_id.clone())];
+    let mut notes: Notes = vec![(note::REQUEST_ID, tally.request_id.clone())];
     let after = match journey(session, live, &mut tally, &mut notes).await {
         Ok(after) => after,
         Err(refusal) => refuse(session, refusal, &mut tally, &mut notes).await,
@@ -61,7 +60,7 @@ async fn journey(
     let trace = traceparent(head.headers.get("traceparent").and_then(|value| value.to_str().ok()));
 
     let principal = identify(head, live, live.load())?;
-    notes.push(("x-sluice-epoch", principal.prepared.epoch().to_string()));
+    notes.push((note::EPOCH, principal.prepared.epoch().to_string()));
     tally.done(Step::Identify);
 
     let admitted = admit(principal, live)
@@ -76,9 +75,9 @@ async fn journey(
     tally.done(Step::Intake);
 
     let plan = plan(intake, &session.req_header().headers)?;
-    tally.route.clone_from(&plan.route.name);
+    tally.route = Some(Arc::clone(&plan.route));
     // A header holds ASCII; a route may be named in any script.
-    notes.push(("x-sluice-route", plan.route.name.escape_default().to_string()));
+    notes.push((note::ROUTE, plan.route.name.escape_default().to_string()));
     tally.done(Step::Plan);
 
     let recalled = recall(plan, live);
@@ -95,22 +94,21 @@ async fn journey(
         return Ok(respond(session, 200, "application/json", Bytes::from(body), tally, notes).await);
     }
 
-    tally.provider.clone_from(&scrubbed.composed.recalled.plan.route.provider_name);
     let called = Instant::now();
     let upstream =
         dispatch(scrubbed, session, live, &trace).await.inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
     tally.done(Step::Dispatch);
 
-    notes.push(("server-timing", tally.server_timing()));
-    tally.status = upstream.header.status.as_u16();
-    let route = std::sync::Arc::clone(&upstream.scrubbed.composed.recalled.plan.route);
+    notes.push((note::SERVER_TIMING, tally.server_timing()));
+    tally.status = upstream.session.response_header().map_or(0, |header| header.status.as_u16());
+    let route = Arc::clone(&upstream.scrubbed.composed.recalled.plan.route);
     let relayed = relay(upstream, session, notes).await;
     tally.upstream = Some(called.elapsed());
     let (relayed, answer) = relayed?;
     tally.usage = relayed.usage;
     tally.error = relayed.failure;
     if relayed.failure.is_none() {
-        live.connector.release_http_session(answer, &route.peer, Some(route.provider.idle_timeout)).await;
+        release(answer, &route, live).await;
     }
     Ok(if relayed.intact { After::Reusable } else { After::Broken })
 }
@@ -142,9 +140,9 @@ fn models(session: &ServerSession, principal: &Principal) -> Result<Option<Bytes
 
 fn note_standing(standing: Option<Standing>, notes: &mut Notes) {
     if let Some(standing) = standing {
-        notes.push(("x-ratelimit-limit-requests", standing.limit.to_string()));
-        notes.push(("x-ratelimit-remaining-requests", standing.remaining.to_string()));
-        notes.push(("x-ratelimit-reset-requests", go_duration(standing.reset)));
+        notes.push((note::LIMIT, standing.limit.to_string()));
+        notes.push((note::REMAINING, standing.remaining.to_string()));
+        notes.push((note::RESET, go_duration(standing.reset)));
     }
 }
 
@@ -152,7 +150,7 @@ fn note_standing(standing: Option<Standing>, notes: &mut Notes) {
 fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     let composed = &scrubbed.composed;
     if let (Some((alias, _)), Some(version)) = (&composed.recalled.plan.prompt, composed.version) {
-        notes.push(("x-sluice-prompt", format!("{alias}@{version}")));
+        notes.push((note::PROMPT, format!("{alias}@{version}")));
     }
     if let Some(context) = &composed.recalled.context {
         let block = &context.block;
@@ -167,12 +165,12 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
             text.push_str(" degraded=");
             text.push_str(reason);
         }
-        notes.push(("x-sluice-context", text));
+        notes.push((note::CONTEXT, text));
     }
     tally.scrubbed = scrubbed.vault.counts().map(|(kind, count)| (kind.name(), count)).collect();
     if !tally.scrubbed.is_empty() {
         let counts: Vec<String> = tally.scrubbed.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
-        notes.push(("x-sluice-scrubbed", counts.join(",")));
+        notes.push((note::SCRUBBED, counts.join(",")));
     }
 }
 
@@ -219,11 +217,11 @@ async fn respond(
 ) -> After {
     tally.status = status;
     let build = || -> pingora_core::Result<Box<ResponseHeader>> {
-        let mut header = ResponseHeader::build(status, Some(notes.len() + 3))?;
+        let mut header = ResponseHeader::build_no_case(status, Some(notes.len() + 3))?;
         header.insert_header("content-type", media)?;
         header.insert_header("content-length", body.len())?;
         for (name, value) in notes {
-            header.insert_header(*name, value.as_str())?;
+            header.insert_header(name, value.as_str())?;
         }
         Ok(Box::new(header))
     };
@@ -240,11 +238,11 @@ async fn refuse(session: &mut ServerSession, refusal: Refusal, tally: &mut Tally
     if refusal.code == ErrorCode::ClientDeparted {
         return After::Broken;
     }
-    notes.push(("server-timing", tally.server_timing()));
+    notes.push((note::SERVER_TIMING, tally.server_timing()));
     let body = refusal.body();
     let Ok(mut header) = refusal.header(body.len()) else { return After::Broken };
     for (name, value) in notes.iter() {
-        let _ = header.insert_header(*name, value.as_str());
+        let _ = header.insert_header(name, value.as_str());
     }
     // A body that was not read to its end makes pingora say `connection: close` in this very response.
     match write_all(session, Box::new(header), Bytes::from(body)).await && !refusal.unread {

@@ -1,6 +1,25 @@
 //! Header rules that requests and responses share.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
+
+/// What every response says about itself.
+pub type Notes = Vec<(HeaderName, String)>;
+
+/// The names of notes, parsed when this is compiled.
+pub mod note {
+    use http::HeaderName;
+
+    pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-sluice-request-id");
+    pub const EPOCH: HeaderName = HeaderName::from_static("x-sluice-epoch");
+    pub const ROUTE: HeaderName = HeaderName::from_static("x-sluice-route");
+    pub const PROMPT: HeaderName = HeaderName::from_static("x-sluice-prompt");
+    pub const CONTEXT: HeaderName = HeaderName::from_static("x-sluice-context");
+    pub const SCRUBBED: HeaderName = HeaderName::from_static("x-sluice-scrubbed");
+    pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+    pub const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
+    pub const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
+    pub const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
+}
 
 /// Fields that belong to one connection (RFC 9110 section 7.6.1) and never travel on.
 pub const HOP_BY_HOP: [&str; 9] = [

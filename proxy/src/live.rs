@@ -3,10 +3,9 @@
 //! A [`Prepared`] is made aside, and everything that can fail happens there. Swapping it in cannot fail, and an
 //! exchange keeps the one that it began with to its end.
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RouteMeters};
 use arc_swap::ArcSwap;
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::Connector;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use sluice_config::{BaseUrl, Config, Provider, Route, ScrubKind, WILDCARD};
@@ -27,7 +26,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct Live {
     prepared: ArcSwap<Prepared>,
     pub(crate) limits: RateLimits,
-    pub(crate) connector: Connector,
+    pub(crate) connector: TransportConnector,
     pub(crate) recalled: moka::sync::Cache<[u8; 32], Arc<Assembled>>,
     /// Keys the hashes of queries, so that a cache key tells nothing outside this process.
     pub(crate) cache_key: [u8; 32],
@@ -84,6 +83,7 @@ pub struct RouteEntry {
     pub host_header: String,
     pub authorization: Option<String>,
     pub peer: HttpPeer,
+    meters: OnceLock<RouteMeters>,
 }
 
 /// A configuration that cannot be put in force.
@@ -122,7 +122,7 @@ impl Live {
         Live {
             prepared: ArcSwap::from_pointee(prepared),
             limits: RateLimits::default(),
-            connector: Connector::new(Some(ConnectorOptions::new(1024))),
+            connector: TransportConnector::new(Some(ConnectorOptions::new(1024))),
             recalled,
             cache_key,
             pepper,
@@ -310,7 +310,14 @@ impl RouteEntry {
             authorization: provider.api_key.as_ref().map(|key| format!("Bearer {}", key.expose())),
             base,
             peer,
+            meters: OnceLock::new(),
         }
+    }
+}
+
+impl RouteEntry {
+    pub fn meters(&self, metrics: &Metrics) -> &RouteMeters {
+        self.meters.get_or_init(|| metrics.route(&self.name, &self.provider_name))
     }
 }
 

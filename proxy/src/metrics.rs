@@ -58,9 +58,9 @@ impl Step {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct RequestLabels {
-    pub route: String,
-    pub status_class: &'static str,
+struct RequestLabels {
+    route: String,
+    status_class: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -75,14 +75,14 @@ struct StepLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct ProviderLabels {
-    pub provider: String,
+struct ProviderLabels {
+    provider: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct TokenLabels {
-    pub route: String,
-    pub direction: &'static str,
+struct TokenLabels {
+    route: String,
+    direction: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -95,15 +95,32 @@ struct ResultLabels {
     result: &'static str,
 }
 
+/// Counters of one route, found once and then only added to.
+pub struct RouteMeters {
+    /// By the first digit of the status; 0 for an exchange that had none.
+    requests: [Counter; 6],
+    pub input_tokens: Counter,
+    pub output_tokens: Counter,
+    pub upstream: Histogram,
+}
+
+impl RouteMeters {
+    pub fn requests(&self, status: u16) -> &Counter {
+        &self.requests[usize::from(status / 100).min(5)]
+    }
+}
+
 /// All metrics of an edge.
 pub struct Metrics {
     registry: Registry,
-    pub requests: Family<RequestLabels, Counter>,
+    requests: Family<RequestLabels, Counter>,
+    /// For exchanges that end before they have a route.
+    pub unrouted: RouteMeters,
     errors: Vec<Counter>,
     steps: Vec<Histogram>,
     pub own: Histogram,
-    pub upstream: Family<ProviderLabels, Histogram, fn() -> Histogram>,
-    pub tokens: Family<TokenLabels, Counter>,
+    upstream: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    tokens: Family<TokenLabels, Counter>,
     pub scrubbed: Family<KindLabels, Counter>,
     recall_hit: Counter,
     recall_miss: Counter,
@@ -178,7 +195,9 @@ impl Metrics {
         // A family hands out guards of a lock: two in one expression would wait for each other.
         let recall_hit = recall.get_or_create_owned(&ResultLabels { result: "hit" });
         let recall_miss = recall.get_or_create_owned(&ResultLabels { result: "miss" });
+        let unrouted = route_meters(&requests, &tokens, &upstream, "none", "none");
         Metrics {
+            unrouted,
             errors: errors.collect(),
             steps: Step::ALL.iter().map(|step| steps.get_or_create_owned(&StepLabels { step: step.name() })).collect(),
             recall_hit,
@@ -193,6 +212,11 @@ impl Metrics {
             epoch,
             sync_failures,
         }
+    }
+
+    /// The counters of a route and its provider.
+    pub fn route(&self, route: &str, provider: &str) -> RouteMeters {
+        route_meters(&self.requests, &self.tokens, &self.upstream, route, provider)
     }
 
     pub fn error(&self, code: ErrorCode) {
@@ -217,6 +241,23 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+fn route_meters(
+    requests: &Family<RequestLabels, Counter>,
+    tokens: &Family<TokenLabels, Counter>,
+    upstream: &Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    route: &str,
+    provider: &str,
+) -> RouteMeters {
+    let class = |status_class| requests.get_or_create_owned(&RequestLabels { route: route.to_owned(), status_class });
+    let direction = |direction| tokens.get_or_create_owned(&TokenLabels { route: route.to_owned(), direction });
+    RouteMeters {
+        requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
+        input_tokens: direction("input"),
+        output_tokens: direction("output"),
+        upstream: upstream.get_or_create_owned(&ProviderLabels { provider: provider.to_owned() }),
     }
 }
 

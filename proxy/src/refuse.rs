@@ -212,7 +212,7 @@ impl Refusal {
     /// The response's own headers; the exchange adds those that every response has.
     pub fn header(&self, body_length: usize) -> pingora_core::Result<ResponseHeader> {
         let row = self.code.row();
-        let mut header = ResponseHeader::build(row.status, Some(12))?;
+        let mut header = ResponseHeader::build_no_case(row.status, Some(12))?;
         header.insert_header("content-type", "application/json")?;
         header.insert_header("content-length", body_length)?;
         header.insert_header("x-should-retry", if row.retry { "true" } else { "false" })?;

@@ -1,13 +1,14 @@
 //! The answer back to the client, as it comes, with originals put back.
 
-use crate::dispatch::{Upstream, unless_departed};
-use crate::head::is_hop_by_hop;
+use crate::dispatch::{Upstream, left, unless_departed};
+use crate::head::{Notes, is_hop_by_hop};
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::{Bytes, BytesMut};
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
+use sluice_config::Provider;
 use sluice_policies::scrub::{Restorer, Vault};
 use sluice_wire::event::{Chunk, Usage, usage};
 use sluice_wire::json::{Document, decode, escape_into};
@@ -42,9 +43,13 @@ enum Treatment {
 pub async fn relay(
     upstream: Upstream,
     session: &mut ServerSession,
-    notes: &[(&'static str, String)],
+    notes: &Notes,
 ) -> Result<(Relayed, HttpSession), Refusal> {
-    let Upstream { scrubbed, session: mut answer, header, started } = upstream;
+    let Upstream { scrubbed, session: mut answer, started } = upstream;
+    let Some(header) = answer.response_header() else {
+        return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has no head."));
+    };
+    let status = header.status;
     let plan = &scrubbed.composed.recalled.plan;
     let provider = &plan.route.provider;
     let media = header
@@ -71,6 +76,24 @@ pub async fn relay(
             "The provider compressed its answer although it was asked not to, so originals cannot be put back.",
         ));
     }
+    let restored = !events && media == "application/json" && !vault.is_empty();
+    let length = match events || restored {
+        true => None,
+        false => header.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()),
+    };
+    let mut head = response_header(header, session, notes, length)?;
+    if restored {
+        let held = hold(session, &mut answer, provider, started).await?;
+        let body = restore_json(&held, &vault);
+        head.remove_header("transfer-encoding");
+        if head.insert_header("content-length", body.len()).is_err() {
+            return Err(unsendable());
+        }
+        let written = write_all(session, head, Bytes::from(body)).await;
+        let used = std::str::from_utf8(&held).ok().and_then(usage);
+        let failure = (!written).then_some(ErrorCode::ClientDeparted);
+        return Ok((Relayed { usage: used, failure, intact: written }, answer));
+    }
     let terminated = matches!(dialect, Dialect::Chat | Dialect::Completions);
     let mut treatment = match (events && !encoded, terminated) {
         (true, true) => Treatment::Events(Box::new(Events::new(vault))),
@@ -80,39 +103,8 @@ pub async fn relay(
                 "Ask for the answer without `stream`, or use chat completions.",
             ));
         }
-        _ if media == "application/json" && !vault.is_empty() => {
-            let mut held = BytesMut::new();
-            let deadline = started + provider.total_timeout;
-            loop {
-                match unless_departed(session, next(&mut answer, provider.idle_timeout, deadline)).await {
-                    None => return Err(crate::dispatch::left()),
-                    Some(Ok(Some(chunk))) if held.len() + chunk.len() <= MAX_HELD => held.extend_from_slice(&chunk),
-                    Some(Ok(Some(_))) => {
-                        return Err(Refusal::new(
-                            ErrorCode::UpstreamProtocolError,
-                            "The provider's answer is too large to put originals back into it.",
-                        ));
-                    }
-                    Some(Ok(None)) => break,
-                    Some(Err(code)) => return Err(Refusal::new(code, "The provider's answer broke off.")),
-                }
-            }
-            let restored = restore_json(&held, &vault);
-            let used = std::str::from_utf8(&held).ok().and_then(usage);
-            let head = response_header(&header, session, notes, Some(restored.len()))?;
-            let written = write_all(session, head, Bytes::from(restored)).await;
-            return Ok((
-                Relayed { usage: used, failure: (!written).then_some(ErrorCode::ClientDeparted), intact: written },
-                answer,
-            ));
-        }
         _ => Treatment::Verbatim { json: media == "application/json" && !encoded },
     };
-    let length = match &treatment {
-        Treatment::Events(_) => None,
-        _ => header.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()),
-    };
-    let head = response_header(&header, session, notes, length)?;
     let mut relayed = Relayed { usage: None, failure: None, intact: true };
     if session.write_response_header(head).await.is_err() {
         return Ok((Relayed { failure: Some(ErrorCode::ClientDeparted), intact: false, ..relayed }, answer));
@@ -137,7 +129,7 @@ pub async fn relay(
             },
             (Treatment::Events(events), Ok(None)) => {
                 // Only a status of success promises a terminator.
-                if events.done || !header.status.is_success() {
+                if events.done || !status.is_success() {
                     (events.rest(), true)
                 } else {
                     relayed.failure = Some(ErrorCode::UpstreamStreamInterrupted);
@@ -176,6 +168,31 @@ pub async fn relay(
     Ok((relayed, answer))
 }
 
+/// The whole of an answer that is to be restored.
+async fn hold(
+    session: &mut ServerSession,
+    answer: &mut HttpSession,
+    provider: &Provider,
+    started: Instant,
+) -> Result<BytesMut, Refusal> {
+    let mut held = BytesMut::new();
+    let deadline = started + provider.total_timeout;
+    loop {
+        match unless_departed(session, next(answer, provider.idle_timeout, deadline)).await {
+            None => return Err(left()),
+            Some(Ok(None)) => return Ok(held),
+            Some(Ok(Some(chunk))) if held.len() + chunk.len() <= MAX_HELD => held.extend_from_slice(&chunk),
+            Some(Ok(Some(_))) => {
+                return Err(Refusal::new(
+                    ErrorCode::UpstreamProtocolError,
+                    "The provider's answer is too large to put originals back into it.",
+                ));
+            }
+            Some(Err(code)) => return Err(Refusal::new(code, "The provider's answer broke off.")),
+        }
+    }
+}
+
 /// The next piece of the answer; `None` at its end.
 async fn next(answer: &mut HttpSession, idle: Duration, deadline: Instant) -> Result<Option<Bytes>, ErrorCode> {
     let remaining = deadline.saturating_duration_since(Instant::now());
@@ -193,18 +210,18 @@ async fn next(answer: &mut HttpSession, idle: Duration, deadline: Instant) -> Re
 fn response_header(
     header: &ResponseHeader,
     session: &ServerSession,
-    notes: &[(&'static str, String)],
+    notes: &Notes,
     length: Option<usize>,
 ) -> Result<Box<ResponseHeader>, Refusal> {
     let build = || {
-        let mut out = ResponseHeader::build(header.status, Some(header.headers.len() + notes.len() + 2))?;
+        let mut out = ResponseHeader::build_no_case(header.status, Some(header.headers.len() + notes.len() + 2))?;
         for (name, value) in &header.headers {
-            if name != "content-length" && !is_hop_by_hop(name.as_str(), &header.headers) {
-                out.append_header(name.clone(), value.clone())?;
+            if *name != http::header::CONTENT_LENGTH && !is_hop_by_hop(name.as_str(), &header.headers) {
+                out.append_header(name, value.clone())?;
             }
         }
         for (name, value) in notes {
-            out.insert_header(*name, value.as_str())?;
+            out.insert_header(name, value.as_str())?;
         }
         match length {
             Some(length) => out.insert_header("content-length", length)?,
@@ -213,9 +230,11 @@ fn response_header(
         }
         Ok(Box::new(out))
     };
-    build().map_err(|_: Box<pingora_core::Error>| {
-        Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on.")
-    })
+    build().map_err(|_: Box<pingora_core::Error>| unsendable())
+}
+
+fn unsendable() -> Refusal {
+    Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on.")
 }
 
 /// Writes a whole response; `false` when the client is gone.

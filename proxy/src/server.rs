@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::listeners::tls::TlsSettings;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::{Peek, Ssl, Stream};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::listening::Service;
@@ -69,7 +69,7 @@ impl HttpServerApp for Edge {
         // Bytes of a next request that arrive early are kept, and do not look like a client that misbehaves.
         session.set_pipelining_enabled(true);
         // The first byte may take as long as an idle connection is kept; the head behind it has its own time.
-        match tokio::time::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
+        match pingora_timeout::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) | Err(_) => return None,
             Ok(Err(_)) => {
