@@ -7,10 +7,9 @@
 use crate::library::{Library, Scope};
 use crate::segment::Segment;
 use sluice_segment::ArchivedPassage;
-use sluice_text::{Embedder, analyser, terms};
+use sluice_text::{Embedder, QueryAnalyser};
 use std::cell::RefCell;
 use std::sync::Arc;
-use tantivy::tokenizer::TextAnalyzer;
 
 /// How lists are made and joined.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,13 +84,13 @@ struct Candidate {
 
 thread_local! {
     /// An analyser holds buffers that a query needs mutably.
-    static ANALYSER: RefCell<TextAnalyzer> = RefCell::new(analyser());
+    static ANALYSER: RefCell<QueryAnalyser> = RefCell::new(QueryAnalyser::new());
 }
 
 impl Library {
     /// Searches; takes tens to hundreds of microseconds and does not wait for anything.
     pub fn search(&self, query: &Query<'_>, embedder: &Embedder) -> Hits {
-        let terms = ANALYSER.with_borrow_mut(|analyser| terms(analyser, query.text));
+        let terms = ANALYSER.with_borrow_mut(|analyser| analyser.terms(query.text));
         let vector = embedder.embed(query.text);
         let mut degraded = None;
         let mut candidates: Vec<Candidate> = Vec::with_capacity(2 * query.ranking.depth);

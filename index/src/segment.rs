@@ -115,7 +115,7 @@ impl Segment {
     fn warm(&self, embedder: &Embedder) {
         let Some(first) = self.passages.get().passages.first() else { return };
         let text: String = first.text.chars().take(200).collect();
-        let terms = sluice_text::terms(&mut analyser(), &text);
+        let terms = sluice_text::QueryAnalyser::new().terms(&text);
         let _ = self.lexical(&terms, 10);
         if let Some(vector) = embedder.embed(&text) {
             let _ = self.nearest(&vector, 10);

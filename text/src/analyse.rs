@@ -4,7 +4,7 @@
 //! tantivy's default tokenizer makes one term of a whole run (nDCG@10 0.118 on Chinese, bigrams 0.965).
 
 use std::borrow::Cow;
-use tantivy::tokenizer::{Language, LowerCaser, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer};
+use tantivy::tokenizer::{Language, LowerCaser, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream, Tokenizer};
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfkc_quick};
 
 /// Names this analysis; an index built by another is refused.
@@ -13,13 +13,46 @@ pub const ANALYSER_ID: &str = "nfkc-english-han2/1";
 /// Longest term in bytes; longer runs (base64, hashes) are cut, as tantivy cannot hold terms beyond 64 KiB.
 const MAX_TERM: usize = 64;
 
-/// The analyser for both documents and queries.
+/// The analyser for documents.
 pub fn analyser() -> TextAnalyzer {
     TextAnalyzer::builder(Words::default()).filter(LowerCaser).filter(Stemmer::new(Language::English)).build()
 }
 
-/// The distinct terms of a query, in order of appearance.
-pub fn terms(analyser: &mut TextAnalyzer, text: &str) -> Vec<String> {
+/// Lucene's English stop words. They stand in most documents, so they cost the most to score and tell the least:
+/// nDCG@10 on SciFact is .688 with them and .692 without.
+const STOP_WORDS: [&str; 33] = [
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+];
+
+/// Queries to terms. It holds buffers, so it is made once and kept.
+pub struct QueryAnalyser {
+    content: TextAnalyzer,
+    all: TextAnalyzer,
+}
+
+impl QueryAnalyser {
+    pub fn new() -> QueryAnalyser {
+        let words = TextAnalyzer::builder(Words::default()).filter(LowerCaser);
+        let stop_words = StopWordFilter::remove(STOP_WORDS.map(str::to_owned));
+        let content = words.filter(stop_words).filter(Stemmer::new(Language::English)).build();
+        QueryAnalyser { content, all: analyser() }
+    }
+
+    /// The distinct terms of a query, in order of appearance; stop words only when it has nothing else.
+    pub fn terms(&mut self, text: &str) -> Vec<String> {
+        let terms = terms(&mut self.content, text);
+        if terms.is_empty() { crate::analyse::terms(&mut self.all, text) } else { terms }
+    }
+}
+
+impl Default for QueryAnalyser {
+    fn default() -> QueryAnalyser {
+        QueryAnalyser::new()
+    }
+}
+
+fn terms(analyser: &mut TextAnalyzer, text: &str) -> Vec<String> {
     let mut terms: Vec<String> = Vec::new();
     let mut stream = analyser.token_stream(text);
     while let Some(token) = stream.next() {
@@ -125,6 +158,9 @@ mod tests {
     fn words_are_stemmed_and_han_becomes_bigrams() {
         let mut analyser = analyser();
         assert_eq!(terms(&mut analyser, "Running RUNS, the-cats' ＡＢＣ"), ["run", "the", "cat", "abc"]);
+        let mut queries = QueryAnalyser::new();
+        assert_eq!(queries.terms("Is the cat on this mat?"), ["cat", "mat"]);
+        assert_eq!(queries.terms("To be or not to be"), ["to", "be", "or", "not"]);
         assert_eq!(terms(&mut analyser, "北京大学abc是 中"), ["北京", "京大", "大学", "abc", "是", "中"]);
         assert_eq!(terms(&mut analyser, " …!"), Vec::<String>::new());
         assert_eq!(terms(&mut analyser, &"x".repeat(500)), ["x".repeat(64)]);

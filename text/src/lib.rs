@@ -9,7 +9,7 @@ mod count;
 mod embed;
 mod render;
 
-pub use analyse::{ANALYSER_ID, analyser, terms};
+pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser};
 pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};
