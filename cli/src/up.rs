@@ -31,10 +31,10 @@ impl Up {
         runtime.block_on(async {
             let store = Store::open(&context.data).await?;
             Identity::open(&context.data)?;
-            if let Some(sample) = &self.sample {
-                if store.is_empty().await? {
-                    seed(&store, &context.tenant, sample).await?;
-                }
+            if let Some(sample) = &self.sample
+                && store.is_empty().await?
+            {
+                seed(&store, &context.tenant, sample).await?;
             }
             if let Some(key) = sample_key(&context.data) {
                 greet(&config.server.listen.to_string(), &key);
