@@ -142,8 +142,7 @@ def test_expect_100_continue_is_answered(edge, simple):
 
 
 def test_curl_s_expect_100_continue_works(edge, simple):
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
+    assert shutil.which("curl"), "curl is not installed; tests/tools installs it"
     body = json.dumps(user("x" * 3_000_000, model="plain"))
     done = subprocess.run(
         ["curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", f"{edge.url}/chat/completions",

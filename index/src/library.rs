@@ -48,11 +48,6 @@ impl Library {
     pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.collections.values().flat_map(|collection| &collection.segments)
     }
-
-    /// Every collection's tenant and name.
-    pub fn names(&self) -> impl Iterator<Item = (&[u8; 16], &str)> {
-        self.collections.keys().map(|(tenant, name)| (tenant, name.as_str()))
-    }
 }
 
 impl Collection {

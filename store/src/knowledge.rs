@@ -5,7 +5,7 @@
 
 use crate::{Store, StoreError, check_name, new_id, now, record_event};
 use sluice_segment::ObjectHash;
-use sluice_text::{Embedder, chunk};
+use sluice_text::{Embedder, chunk, searchable};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -314,8 +314,7 @@ fn prepare(document: Document, hash: Vec<u8>, embedder: &Embedder) -> Prepared {
     let chunks = chunk(&document.text, CHUNK_TOKENS)
         .into_iter()
         .map(|chunk| {
-            let parts = [document.title.as_str(), chunk.heading.as_str(), chunk.text.as_str()];
-            let searchable = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(". ");
+            let searchable = searchable(&document.title, &chunk.heading, &chunk.text);
             let hash = ObjectHash::of(searchable.as_bytes()).0.to_vec();
             let vector =
                 embedder.embed(&searchable).map(|vector| vector.iter().flat_map(|value| value.to_le_bytes()).collect());

@@ -12,7 +12,7 @@ use sluice_segment::{
     CollectionEntry, FileEntry, Key, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Prompt, PromptMessage,
     Registry, SegmentEntry, Tenant, Variable, VerifyingKey, encode,
 };
-use sluice_text::{ANALYSER_ID, EmbedError, Embedder};
+use sluice_text::{ANALYSER_ID, EmbedError, Embedder, searchable};
 use sqlx::Row;
 use std::sync::Arc;
 
@@ -231,7 +231,7 @@ impl Store {
             // Vectors of another model are of no use beside this one's queries.
             let vector = match row.try_get::<String, _>("model")? == embedder.id() {
                 true => row.try_get::<Option<Vec<u8>>, _>("embedding")?.map(|bytes| floats(&bytes)),
-                false => embedder.embed(&passage.text),
+                false => embedder.embed(&searchable(&passage.title, &passage.heading, &passage.text)),
             };
             passages.push(passage);
             vectors.push(vector);

@@ -14,3 +14,8 @@ pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};
 pub use render::{Message, RenderError, Template, TemplateError, Variables};
+
+/// What both the lexical index and the embedder see of a passage: its title, the headings above it, its text.
+pub fn searchable(title: &str, heading: &str, text: &str) -> String {
+    [title, heading, text].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(". ")
+}

@@ -95,11 +95,6 @@ where
         // SAFETY: `open` validated exactly these bytes as this type, and the map is neither written nor moved.
         unsafe { rkyv::access_unchecked::<T::Archived>(&self.map[HEADER..]) }
     }
-
-    /// Bytes that are mapped.
-    pub fn mapped_bytes(&self) -> usize {
-        self.map.len()
-    }
 }
 
 #[cfg(test)]
