@@ -1,34 +1,10 @@
 //! A client's body, kept as it came, with the places in it that Sluice owns.
 
+use crate::dialect::Dialect;
 use crate::json::{Document, JsonError, Kind, Value};
 use crate::splice::Splices;
 use std::borrow::Cow;
 use std::ops::Range;
-
-/// What a body means, chosen by the request's path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// OpenAI `POST /v1/chat/completions`.
-    Chat,
-    /// OpenAI `POST /v1/completions`.
-    Completions,
-    /// OpenAI `POST /v1/embeddings`.
-    Embeddings,
-    /// Any other JSON body: its strings can be read, its meaning is the provider's.
-    Other,
-}
-
-impl Dialect {
-    /// The dialect of a path such as `/v1/chat/completions`.
-    pub fn of_path(path: &str) -> Dialect {
-        match path.strip_prefix("/v1").unwrap_or(path).trim_end_matches('/') {
-            "/chat/completions" => Dialect::Chat,
-            "/completions" => Dialect::Completions,
-            "/embeddings" => Dialect::Embeddings,
-            _ => Dialect::Other,
-        }
-    }
-}
 
 /// Why a body cannot be an [`Envelope`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,13 +6,17 @@
 //! forgets how it was written.
 
 pub mod chat;
+mod dialect;
 mod envelope;
 pub mod event;
+mod failure;
 pub mod json;
 mod nested;
 mod splice;
 pub mod sse;
 
-pub use envelope::{Dialect, Envelope, EnvelopeError, Position, TextSpan, Texts};
+pub use dialect::{Dialect, Family, gemini_model};
+pub use envelope::{Envelope, EnvelopeError, Position, TextSpan, Texts};
+pub use failure::{Failure, kind_of_status};
 pub use nested::NestedText;
 pub use splice::Splices;
