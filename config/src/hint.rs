@@ -27,6 +27,7 @@ const UNITS: &[&str] = &[
     "characters",
     "chars",
     "tokens",
+    "percent",
 ];
 
 /// The candidate that `word` most likely misspells.

@@ -68,6 +68,8 @@ pub struct Server {
     pub drain_timeout: Duration,
     /// TLS on the public listener.
     pub tls: Option<Tls>,
+    /// Origins that browsers may call from, as their `Origin` header spells them; `*` is any. Empty = no CORS.
+    pub cors_allowed_origins: Vec<String>,
 }
 
 /// PEM files of the public listener's certificate chain and key.
@@ -132,19 +134,47 @@ pub struct Provider {
     pub base_url: Option<BaseUrl>,
     /// Read from `api_key_env` or `api_key_file`; replaces the caller's credentials. `None` sends none.
     pub api_key: Option<Secret>,
+    /// Azure's `api-version` (required there), Anthropic's `anthropic-version` (sent when the client names none).
+    pub api_version: Option<String>,
     pub connect_timeout: Duration,
     /// From the request being sent to the response header.
     pub header_timeout: Duration,
+    /// From the request being sent to the first content of a stream, however many metadata events come before it.
+    pub first_token_timeout: Duration,
     /// Between two reads of the answer's body.
     pub idle_timeout: Duration,
-    /// The whole exchange with the provider.
+    /// The whole attempt at the provider.
     pub total_timeout: Duration,
+    /// The whole life of a WebSocket.
+    pub websocket_timeout: Duration,
+    /// Speaks HTTP/2: agreed upon by ALPN over TLS, by prior knowledge without.
+    pub http2: bool,
+    /// PEM file of certificates that are believed instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `http://host:port` of a proxy that is asked to CONNECT. Its prefix is empty and it has no TLS (checked).
+    pub proxy: Option<BaseUrl>,
+    /// Most requests at once; what exceeds it goes to another target or is refused.
+    pub max_concurrent_requests: usize,
+    /// How often the host's addresses are looked up anew.
+    pub dns_refresh: Duration,
+    /// Failures in a row after which the provider's model is left alone for a while; 0 = never.
+    pub breaker_failures: u32,
+    /// How long it is left alone the first time; doubled each time, up to a minute.
+    pub breaker_open: Duration,
+    /// Retries in percent of requests; beside a floor of three a second.
+    pub retry_budget_percent: u32,
+    /// Whether chat streams may be asked for `stream_options.include_usage`, which accounting needs.
+    pub stream_usage: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProviderKind {
-    /// Anything that speaks OpenAI's dialect.
+    /// Anything that speaks OpenAI's dialect: OpenAI, vLLM, Ollama, llama.cpp.
     OpenAi,
+    /// OpenAI's dialect below `/deployments/{model}`, with `api-key` and `api-version`.
+    Azure,
+    Anthropic,
+    Gemini,
     /// The built-in provider, in the same process.
     Mock,
 }
@@ -162,10 +192,22 @@ pub struct BaseUrl {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// A key of [`Config::providers`] (checked).
-    pub provider: String,
-    /// The provider's model; `None` keeps what the client named.
-    pub model: Option<String>,
+    /// Never empty. A client's request goes to one of them, by weight, latency and session.
+    pub targets: Vec<Target>,
+    /// Tried in this order when no target answers.
+    pub fallbacks: Vec<Target>,
+    /// Further names; one that ends in `*` stands for every model that begins so.
+    pub aliases: Vec<String>,
+    /// Further attempts in all after the first.
+    pub retries: u32,
+    /// A second attempt is begun when the first has not answered after this time; stateless calls only.
+    pub hedge_after: Option<Duration>,
+    /// How long a stream may be silent before the client gets an SSE comment.
+    pub keepalive_comment: Option<Duration>,
+    /// What the target's dialect cannot express is dropped (and told) instead of refused.
+    pub drop_unsupported: bool,
+    /// The caller's own provider credentials go on; its Sluice key comes in `x-sluice-key`.
+    pub pass_credentials: bool,
     /// Alias of the managed prompt.
     pub prompt: Option<String>,
     pub environment: String,
@@ -178,6 +220,21 @@ pub struct Route {
     pub unscrubbable_parts: Vec<String>,
     /// Path prefixes whose bodies may leave unread although scrubbing is on.
     pub unscrubbable_paths: Vec<String>,
+}
+
+/// A provider's model that a route may go to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// A key of [`Config::providers`] (checked).
+    pub provider: String,
+    /// The provider's model; `None` keeps what the client named.
+    pub model: Option<String>,
+    /// Its share among a route's targets; a fallback's says nothing.
+    pub weight: u32,
+    /// The most tokens that the model can answer with; requests for more are reduced to it.
+    pub max_output_tokens: Option<u32>,
+    /// Tokens of question and answer together; longer requests go to another target.
+    pub context_window: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -14,6 +14,15 @@ use toml::de::DeValue;
 /// Words in a key's name that announce a secret.
 const SECRET_WORDS: &[&str] = &["key", "secret", "token", "password", "passwd", "credential", "auth", "bearer"];
 
+/// Keys of ours that hold a number, whatever their names announce.
+const NUMBERS: &[&str] = &["context_tokens", "max_output_tokens", "first_token_timeout_milliseconds"];
+
+/// Keys of ours whose values are URLs, where credentials get written although they have no place there.
+const URLS: &[&str] = &["base_url", "location", "proxy", "cors_allowed_origins"];
+
+/// Keys of ours that hold tables, in which a key of anybody's can stand.
+const NESTS: &[&str] = &["targets", "fallbacks"];
+
 /// The longest text that a public key in hexadecimal digits can have; a longer one may hold the private half.
 const PUBLIC_KEY_DIGITS: usize = 64;
 
@@ -50,7 +59,11 @@ pub(crate) fn in_known(key: &str, value: &Spanned<DeValue<'_>>, origins: &Origin
         ("api_key_file" | "tls_key_file", DeValue::String(text)) if looks_secret(text) => {
             everything(value, origins, masks);
         }
-        ("base_url" | "location", DeValue::String(_)) => in_url(value.span(), origins, masks),
+        ("pass_credentials", DeValue::String(_)) => everything(value, origins, masks),
+        ("cors_allowed_origins", DeValue::Array(elements)) => {
+            elements.iter().for_each(|element| in_known(key, element, origins, masks));
+        }
+        (key, DeValue::String(_)) if URLS.contains(&key) => in_url(value.span(), origins, masks),
         _ => {}
     }
 }
@@ -158,8 +171,8 @@ fn is_name_of_secret(word: &str) -> bool {
 
 fn is_harmless(key: &str, value: &str) -> bool {
     let key = key.rsplit('.').next().unwrap_or(key);
-    let guarded = ["base_url", "location", "trusted_keys"];
-    let public = key == "context_tokens" || !(names_secret(key) || guarded.contains(&key));
+    let guarded = key == "trusted_keys" || URLS.contains(&key) || NESTS.contains(&key);
+    let public = NUMBERS.contains(&key) || !(names_secret(key) || guarded);
     is_known(key) && public && !names_secret(value) && !["sk-", "://"].iter().any(|sign| value.contains(sign))
 }
 
@@ -200,6 +213,11 @@ mod tests {
         check("listen = \"x\" api_key = \"sk-123\"", "listen = \"…\"");
         check("openai = { kind = \"mock\" password = \"x\" }", "openai = …");
         check("[\"sk-123\",", "…");
+        check("proxy = user:123@proxy.internal", "proxy = …");
+        check("targets = [{ pin = 123 }", "targets = …");
+        check("pass_credentials = 123", "pass_credentials = …");
+        check("max_output_tokens = 1 024", "max_output_tokens = 1 024");
+        check("first_token_timeout_milliseconds = 60s", "first_token_timeout_milliseconds = 60s");
     }
 
     #[test]

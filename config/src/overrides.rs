@@ -77,20 +77,27 @@ fn put<'e>(
         let spanned_key = Spanned::new(segment.span.clone(), Cow::Owned(key));
         let entry = table.entry(spanned_key);
         let entry = entry.or_insert_with(|| Spanned::new(segment.span.clone(), DeValue::Table(DeTable::new())));
-        let DeValue::Table(inner) = entry.get_mut() else {
-            return Err(Misfit {
-                span: child.span.clone(),
-                message: format!("`{}` is a single value and has no key `{}`", segment.key, child.key),
-                hint: "an override names a key of a table".to_owned(),
-            });
+        table = match entry.get_mut() {
+            DeValue::Table(inner) => inner,
+            DeValue::Array(_) => {
+                return Err(no_table(segment, child, "an array", "an override replaces an array as a whole"));
+            }
+            _ => return Err(no_table(segment, child, "a single value", "an override names a key of a table")),
         };
-        table = inner;
     }
     let key = resolve(table, container, last)?;
     // A map keeps the old key when it replaces a value, and with it the old place.
     let replaced = table.remove(key.as_str());
     table.insert(Spanned::new(last.span.clone(), Cow::Owned(key)), value);
     Ok(replaced)
+}
+
+fn no_table(segment: &Segment, child: &Segment, what: &str, hint: &str) -> Misfit {
+    Misfit {
+        span: child.span.clone(),
+        message: format!("`{}` is {what} and has no key `{}`", segment.key, child.key),
+        hint: hint.to_owned(),
+    }
 }
 
 /// The key that a segment stands for: itself, except among names that the operator chose, where it has to be one of

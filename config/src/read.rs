@@ -7,6 +7,7 @@
 mod address;
 mod api_key;
 mod base_url;
+mod cors_origin;
 mod provider;
 mod route;
 mod server;
@@ -63,7 +64,11 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
 
     let named_providers = root.named("providers");
     let named_routes = root.named("routes");
-    let names: Vec<&str> = named_providers.iter().map(|named| named.name).collect();
+    let mut names = route::Names {
+        providers: named_providers.iter().map(|named| named.name).collect(),
+        routes: named_routes.iter().map(|named| named.name).collect(),
+        aliases: BTreeMap::new(),
+    };
     let mut providers = BTreeMap::new();
     for named in &named_providers {
         let table = root.entry("providers", named, schema::PROVIDER);
@@ -71,8 +76,9 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
     }
     let mut routes = BTreeMap::new();
     for named in &named_routes {
+        route::check_name(&mut root, named);
         let table = root.entry("routes", named, schema::ROUTE);
-        routes.extend(route::read(table, &names).map(|route| (named.name.to_owned(), route)));
+        routes.extend(route::read(table, named.name, &mut names).map(|route| (named.name.to_owned(), route)));
     }
     Config { server, log, snapshot, recall, limits, providers, routes }
 }

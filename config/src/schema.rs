@@ -18,6 +18,7 @@ pub(crate) const SERVER: &[&str] = &[
     "drain_timeout_seconds",
     "tls_certificate_file",
     "tls_key_file",
+    "cors_allowed_origins",
 ];
 
 pub(crate) const LOG: &[&str] = &["level", "format"];
@@ -34,15 +35,37 @@ pub(crate) const PROVIDER: &[&str] = &[
     "base_url",
     "api_key_env",
     "api_key_file",
+    "api_version",
     "connect_timeout_milliseconds",
     "header_timeout_seconds",
+    "first_token_timeout_milliseconds",
     "idle_timeout_seconds",
     "total_timeout_seconds",
+    "websocket_timeout_seconds",
+    "http2",
+    "ca_file",
+    "proxy",
+    "max_concurrent_requests",
+    "dns_refresh_seconds",
+    "breaker_failures",
+    "breaker_open_milliseconds",
+    "retry_budget_percent",
+    "stream_usage",
 ];
 
 pub(crate) const ROUTE: &[&str] = &[
     "provider",
     "model",
+    "max_output_tokens",
+    "context_window",
+    "targets",
+    "fallbacks",
+    "aliases",
+    "retries",
+    "hedge_after_milliseconds",
+    "keepalive_comment_seconds",
+    "drop_unsupported",
+    "pass_credentials",
     "prompt",
     "environment",
     "collections",
@@ -51,6 +74,10 @@ pub(crate) const ROUTE: &[&str] = &[
     "unscrubbable_parts",
     "unscrubbable_paths",
 ];
+
+pub(crate) const TARGET: &[&str] = &["provider", "model", "weight", "max_output_tokens", "context_window"];
+
+pub(crate) const FALLBACK: &[&str] = &["provider", "model", "max_output_tokens", "context_window"];
 
 /// Every table that holds values, as it is written in a header.
 pub(crate) const TABLES: &[(&str, &[&str])] = &[
@@ -61,6 +88,8 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("limits", LIMITS),
     ("providers.NAME", PROVIDER),
     ("routes.NAME", ROUTE),
+    ("routes.NAME.targets", TARGET),
+    ("routes.NAME.fallbacks", FALLBACK),
 ];
 
 /// The first table that has this key.

@@ -4,7 +4,7 @@
 
 use sluice_config::{
     BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route, ScrubKind,
-    Secret, Server, Snapshot,
+    Secret, Server, Snapshot, Target,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +38,7 @@ fn defaults() -> Config {
             keepalive_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
             tls: None,
+            cors_allowed_origins: Vec::new(),
         },
         log: Log { level: LogLevel::Info, format: LogFormat::Human },
         snapshot: Snapshot {
@@ -62,17 +63,43 @@ fn mock() -> Provider {
         kind: ProviderKind::Mock,
         base_url: None,
         api_key: None,
+        api_version: None,
         connect_timeout: Duration::from_secs(3),
         header_timeout: Duration::from_secs(120),
+        first_token_timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
         total_timeout: Duration::from_secs(600),
+        websocket_timeout: Duration::from_secs(3_600),
+        http2: false,
+        ca_file: None,
+        proxy: None,
+        max_concurrent_requests: 1_024,
+        dns_refresh: Duration::from_secs(30),
+        breaker_failures: 10,
+        breaker_open: Duration::from_secs(1),
+        retry_budget_percent: 20,
+        stream_usage: true,
     }
+}
+
+fn target(provider: &str) -> Target {
+    Target { provider: provider.to_owned(), model: None, weight: 1, max_output_tokens: None, context_window: None }
+}
+
+fn model(name: &str) -> Vec<Target> {
+    vec![Target { model: Some(name.to_owned()), ..target("mock") }]
 }
 
 fn plain_route() -> Route {
     Route {
-        provider: "mock".to_owned(),
-        model: None,
+        targets: vec![target("mock")],
+        fallbacks: Vec::new(),
+        aliases: Vec::new(),
+        retries: 2,
+        hedge_after: None,
+        keepalive_comment: None,
+        drop_unsupported: false,
+        pass_credentials: false,
         prompt: None,
         environment: "production".to_owned(),
         collections: Vec::new(),
@@ -101,7 +128,7 @@ fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
         ..mock()
     };
     let support_bot = Route {
-        model: Some("gpt-4o-mini".to_owned()),
+        targets: model("gpt-4o-mini"),
         prompt: Some("support-bot".to_owned()),
         collections: vec!["handbook".to_owned()],
         scrub: scrub.clone(),
@@ -118,6 +145,90 @@ fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
         ..defaults()
     };
     assert_eq!(config, expected);
+}
+
+#[test]
+fn the_routing_sample_sets_what_the_full_one_leaves_at_its_default() {
+    let config = Config::load(Path::new("tests/samples/valid/routing.toml"), &environment(&[]));
+    let config = config.expect("the sample is valid");
+    assert_eq!(config.server.cors_allowed_origins, ["https://example.com", "http://localhost:3000", "*"]);
+
+    let url = |tls, host: &str, port, prefix: &str| {
+        Some(BaseUrl { tls, host: host.to_owned(), port, prefix: prefix.to_owned() })
+    };
+    let openai = Provider {
+        kind: ProviderKind::OpenAi,
+        base_url: url(true, "api.openai.com", 443, "/v1"),
+        proxy: url(false, "proxy.internal", 3_128, ""),
+        http2: true,
+        stream_usage: false,
+        breaker_failures: 0,
+        ..mock()
+    };
+    let azure = Provider {
+        kind: ProviderKind::Azure,
+        base_url: url(true, "sluice.openai.azure.com", 443, "/openai"),
+        api_version: Some("2024-10-21".to_owned()),
+        ..mock()
+    };
+    let anthropic = Provider {
+        kind: ProviderKind::Anthropic,
+        base_url: url(true, "api.anthropic.com", 443, "/v1"),
+        api_version: Some("2023-06-01".to_owned()),
+        ..mock()
+    };
+    let gemini = Provider {
+        kind: ProviderKind::Gemini,
+        base_url: url(true, "generativelanguage.googleapis.com", 443, "/v1beta"),
+        ca_file: Some("gemini.pem".into()),
+        ..mock()
+    };
+    let providers = [("openai", openai), ("azure", azure), ("anthropic", anthropic), ("gemini", gemini)];
+    assert_eq!(config.providers, providers.map(|(name, provider)| (name.to_owned(), provider)).into());
+
+    let prefix = Route {
+        targets: vec![
+            Target { weight: 9, ..target("openai") },
+            Target {
+                model: Some("gpt-4o".to_owned()),
+                max_output_tokens: Some(16_384),
+                context_window: Some(128_000),
+                ..target("azure")
+            },
+        ],
+        fallbacks: vec![Target { model: Some("claude-sonnet-4-5".to_owned()), ..target("anthropic") }],
+        aliases: vec!["gpt-5".to_owned(), "o3*".to_owned()],
+        retries: 0,
+        hedge_after: Some(Duration::from_millis(200)),
+        keepalive_comment: Some(Duration::from_secs(15)),
+        drop_unsupported: true,
+        pass_credentials: true,
+        ..plain_route()
+    };
+    let headers = Route {
+        targets: vec![target("gemini"), Target { weight: 2, ..target("openai") }],
+        fallbacks: vec![target("azure")],
+        ..plain_route()
+    };
+    let routes = [("gpt-4*", prefix), ("headers", headers)];
+    assert_eq!(config.routes, routes.map(|(name, route)| (name.to_owned(), route)).into());
+}
+
+#[test]
+fn the_shorthand_means_one_target_of_weight_1() {
+    let provider = "providers.mock.kind = 'mock'\n[routes.a]\n";
+    let keys = [("provider", "'mock'"), ("model", "'m'"), ("max_output_tokens", "1"), ("context_window", "4294967295")];
+    let keys = keys.map(|(key, value)| format!("{key} = {value}"));
+    let short = parse(&format!("{provider}{}", keys.join("\n")), &[]);
+    let long = parse(&format!("{provider}targets = [{{ {}, weight = 1 }}]", keys.join(", ")), &[]);
+    assert_eq!(short, long);
+}
+
+#[test]
+fn an_override_replaces_targets_as_a_whole() {
+    let text = "providers.mock.kind = 'mock'\nroutes.a.targets = [{ provider = 'absent' }]";
+    let config = parse(text, &[("SLUICE__ROUTES__A__TARGETS", "[{ provider = 'mock', weight = 7 }]")]);
+    assert_eq!(config.routes["a"].targets, [Target { weight: 7, ..target("mock") }]);
 }
 
 #[test]
@@ -140,7 +251,7 @@ fn an_override_finds_a_name_with_dashes() {
     let text = "providers.mock.kind = 'mock'\nroutes.Support-Bot.provider = 'mock'";
     let pairs = [("SLUICE__ROUTES__SUPPORT_BOT__SCRUB", "['PHONE']"), ("SLUICE__ROUTES__SUPPORT_BOT__MODEL", "gpt-4o")];
     let config = parse(text, &pairs);
-    let route = Route { scrub: vec![ScrubKind::Phone], model: Some("gpt-4o".to_owned()), ..plain_route() };
+    let route = Route { scrub: vec![ScrubKind::Phone], targets: model("gpt-4o"), ..plain_route() };
     assert_eq!(config.routes, BTreeMap::from([("Support-Bot".to_owned(), route)]));
 }
 

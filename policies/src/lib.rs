@@ -6,3 +6,4 @@
 pub mod grant;
 pub mod limits;
 pub mod scrub;
+pub mod upstream;

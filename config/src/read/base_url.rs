@@ -39,12 +39,30 @@ pub(super) fn parse(text: &str) -> Result<BaseUrl, Misfit> {
     Ok(BaseUrl { tls, host: checked_host(host)?, port, prefix: checked_prefix(path)? })
 }
 
+/// `http://host:port` of a proxy, which has no path, and which is spoken to without TLS.
+pub(super) fn parse_proxy(text: &str) -> Result<BaseUrl, Misfit> {
+    let hint = "write `http://HOST:PORT`";
+    let url = parse(text).map_err(|misfit| Misfit { hint, ..misfit })?;
+    if url.tls {
+        return misfit("is not `http`", "Sluice speaks to a proxy without TLS: write `http://HOST:PORT`");
+    }
+    if !url.prefix.is_empty() {
+        return misfit("has a path", hint);
+    }
+    // Services disagree on a proxy's usual port, so that none is assumed.
+    let port = text.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    match port == Some(url.port) {
+        true => Ok(url),
+        false => misfit("has no port", hint),
+    }
+}
+
 fn misfit<T>(problem: &'static str, hint: &'static str) -> Result<T, Misfit> {
     Err(Misfit { problem, hint })
 }
 
 /// Host, still in brackets if it is an IPv6 address, and what follows its colon.
-fn split_port(authority: &str) -> Result<(&str, Option<&str>), Misfit> {
+pub(super) fn split_port(authority: &str) -> Result<(&str, Option<&str>), Misfit> {
     let end = match authority.starts_with('[') {
         true => authority.find(']').map(|bracket| bracket + 1),
         false => Some(authority.find(':').unwrap_or(authority.len())),
@@ -59,7 +77,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), Misfit> {
     }
 }
 
-fn number(port: &str) -> Result<u16, Misfit> {
+pub(super) fn number(port: &str) -> Result<u16, Misfit> {
     let number = port.parse().ok().filter(|number| *number != 0 && port.bytes().all(|byte| byte.is_ascii_digit()));
     match number {
         Some(number) => Ok(number),
@@ -67,7 +85,8 @@ fn number(port: &str) -> Result<u16, Misfit> {
     }
 }
 
-fn checked_host(host: &str) -> Result<String, Misfit> {
+/// The host as connections need it: in lower case, an IPv6 address without its brackets.
+pub(super) fn checked_host(host: &str) -> Result<String, Misfit> {
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     if let Some(address) = bracketed {
         return match address.parse::<Ipv6Addr>() {
@@ -134,5 +153,21 @@ mod tests {
         check("https://[example]", Err("has no IPv6 address between its brackets"));
         check("https://bücher.example", Err("has a host that is not ASCII"));
         check("https://example.com/a b", Err("has a character in its path that a URL cannot have"));
+    }
+
+    #[test]
+    fn a_proxy_has_a_port_and_neither_tls_nor_a_path() {
+        let check = |text: &str, expected: Result<(&str, u16), &str>| {
+            let found = parse_proxy(text);
+            let found = found.as_ref().map(|url| (url.host.as_str(), url.port));
+            assert_eq!(found.map_err(|misfit| misfit.problem), expected, "{text}");
+        };
+        check("http://proxy.internal:3128", Ok(("proxy.internal", 3128)));
+        check("http://[::1]:80/", Ok(("::1", 80)));
+        check("http://proxy.internal", Err("has no port"));
+        check("http://[::80]", Err("has no port"));
+        check("https://proxy.internal:3128", Err("is not `http`"));
+        check("http://proxy.internal:3128/v1", Err("has a path"));
+        check("proxy.internal:3128", Err("has no scheme"));
     }
 }

@@ -1,34 +1,112 @@
 //! `[routes.NAME]`.
 
-use super::table::{Table, Text};
-use crate::hint;
-use crate::{Route, ScrubKind};
+use super::DAY_SECONDS;
+use super::table::{Named, Table, Text};
+use crate::{Route, ScrubKind, Target};
+use crate::{hint, schema};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The environment of a managed prompt when a route names none.
 const ENVIRONMENT: &str = "production";
 
-/// `None` without a provider, which is a fault; there is no default to stand in for it.
-pub(super) fn read(mut table: Table<'_, '_, '_>, providers: &[&str]) -> Option<Route> {
+/// Keys of a route that are short for a single target.
+const SHORTHAND: &[&str] = &["provider", "model", "max_output_tokens", "context_window"];
+
+/// What to do about a `*` that is not at the end of a name.
+const STAR_HINT: &str = "a `*` stands for the rest of a model's name, as in `gpt-4*`";
+
+/// What routes may refer to, and which names are taken.
+pub(super) struct Names<'n> {
+    pub(super) providers: Vec<&'n str>,
+    pub(super) routes: Vec<&'n str>,
+    /// The aliases of the routes that have been read, each with its route.
+    pub(super) aliases: BTreeMap<String, String>,
+}
+
+pub(super) fn check_name(root: &mut Table<'_, '_, '_>, named: &Named<'_, '_>) {
+    if has_inner_star(named.name) {
+        let message = "a name in `[routes]` has a `*` before its end".to_owned();
+        root.fault(named.span.clone(), message, STAR_HINT);
+    }
+}
+
+/// `None` without a target, which is a fault; there is no default to stand in for it.
+pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'_>) -> Option<Route> {
     let scrub_kinds =
         [("EMAIL", ScrubKind::Email), ("PHONE", ScrubKind::Phone), ("CREDIT_CARD", ScrubKind::CreditCard)];
-    let provider = provider(&mut table, providers);
+    let targets = targets(&mut table, &names.providers);
+    let hedge_after = table.integer("hedge_after_milliseconds", 1..=DAY_SECONDS * 1_000);
+    let keepalive_comment = table.integer("keepalive_comment_seconds", 1..=DAY_SECONDS);
     let environment = table.text("environment").map_or(ENVIRONMENT, |text| text.value).to_owned();
-    let context_tokens = table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500);
-    Some(Route {
-        model: table.text("model").map(owned),
+    let route = Route {
+        targets,
+        fallbacks: fallbacks(&mut table, &names.providers),
+        aliases: aliases(&mut table, name, names),
+        retries: table.integer("retries", 0..=10).unwrap_or(2),
+        hedge_after: hedge_after.map(Duration::from_millis),
+        keepalive_comment: keepalive_comment.map(Duration::from_secs),
+        drop_unsupported: table.boolean("drop_unsupported").unwrap_or(false),
+        pass_credentials: table.boolean("pass_credentials").unwrap_or(false),
         prompt: table.text("prompt").map(owned),
         environment,
         collections: table.texts("collections").into_iter().map(owned).collect(),
-        context_tokens,
+        context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
         scrub: table.choices("scrub", &scrub_kinds),
         unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
         unscrubbable_paths: paths(&mut table),
-        provider: provider?,
-    })
+    };
+    (!route.targets.is_empty()).then_some(route)
 }
 
 fn owned(text: Text<'_>) -> String {
     text.value.to_owned()
+}
+
+/// The elements of `targets`, or the one target that the route's own keys are short for.
+fn targets(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Vec<Target> {
+    if !table.has("targets") {
+        return target(table, providers).into_iter().collect();
+    }
+    for key in SHORTHAND {
+        if let Some(span) = table.span(key) {
+            let message = format!("{} stands beside `targets`", table.label(key));
+            table.fault(span, message, "move it into an element of `targets`, or remove `targets`");
+        }
+    }
+    let Some(elements) = table.elements("targets") else {
+        return Vec::new();
+    };
+    if let Some(span) = table.span("targets").filter(|_| elements.is_empty()) {
+        let message = format!("{} is empty", table.label("targets"));
+        table.fault(span, message, "write `[{ provider = \"NAME\" }]`, or `provider` instead of it");
+    }
+    let read = |element| {
+        let mut table = table.element("targets", element, schema::TARGET);
+        let weight = table.integer("weight", 1..=10_000).unwrap_or(1);
+        target(&mut table, providers).map(|target| Target { weight, ..target })
+    };
+    elements.iter().filter_map(read).collect()
+}
+
+fn fallbacks(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Vec<Target> {
+    let Some(elements) = table.elements("fallbacks") else {
+        return Vec::new();
+    };
+    let read = |element| target(&mut table.element("fallbacks", element, schema::FALLBACK), providers);
+    elements.iter().filter_map(read).collect()
+}
+
+/// The target that a table describes, with a weight of 1.
+fn target(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<Target> {
+    let provider = provider(table, providers);
+    Some(Target {
+        model: table.text("model").map(owned),
+        weight: 1,
+        max_output_tokens: table.integer("max_output_tokens", 1..=u32::MAX),
+        context_window: table.integer("context_window", 1..=u32::MAX),
+        provider: provider?,
+    })
 }
 
 /// The name of a provider that exists.
@@ -53,6 +131,43 @@ fn provider(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<String>
     };
     table.lacking(text.span, message, hint);
     None
+}
+
+fn aliases(table: &mut Table<'_, '_, '_>, route: &str, names: &mut Names<'_>) -> Vec<String> {
+    let texts = table.texts("aliases");
+    for text in &texts {
+        let alias = text.value;
+        match alias_fault(alias, route, names) {
+            None => {
+                names.aliases.insert(alias.to_owned(), route.to_owned());
+            }
+            Some((problem, hint)) => {
+                let message = format!("{} names `{alias}`, which {problem}", table.label("aliases"));
+                table.fault(text.span.clone(), message, hint);
+            }
+        }
+    }
+    texts.into_iter().map(owned).collect()
+}
+
+/// Why an alias cannot be one, and what to do about it.
+fn alias_fault(alias: &str, route: &str, names: &Names<'_>) -> Option<(String, &'static str)> {
+    if has_inner_star(alias) {
+        return Some(("has a `*` before its end".to_owned(), STAR_HINT));
+    }
+    if alias == route {
+        return Some(("is the route's own name".to_owned(), "remove it"));
+    }
+    if names.routes.contains(&alias) {
+        return Some(("is a route of its own".to_owned(), "remove it, or rename that route"));
+    }
+    let other = names.aliases.get(alias)?;
+    Some((format!("is an alias of the route `{other}`"), "keep one of them"))
+}
+
+/// Whether a `*` stands where it cannot mean "whatever follows".
+fn has_inner_star(name: &str) -> bool {
+    name.find('*').is_some_and(|star| star + 1 < name.len())
 }
 
 fn paths(table: &mut Table<'_, '_, '_>) -> Vec<String> {

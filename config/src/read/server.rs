@@ -2,6 +2,7 @@
 
 use super::DAY_SECONDS;
 use super::address;
+use super::cors_origin;
 use super::table::{Table, Text};
 use crate::{Server, Tls};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,6 +12,7 @@ const ADMIN_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::
 
 pub(super) fn read(mut table: Table<'_, '_, '_>) -> Server {
     let (listen, admin_listen) = listeners(&mut table);
+    let origins = table.texts("cors_allowed_origins");
     Server {
         listen,
         admin_listen,
@@ -22,6 +24,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Server {
         keepalive_timeout: table.seconds("keepalive_timeout_seconds", 60, DAY_SECONDS),
         drain_timeout: table.seconds("drain_timeout_seconds", 10, DAY_SECONDS),
         tls: tls(&mut table),
+        cors_allowed_origins: origins.iter().filter_map(|text| cors_origin::read(&mut table, text)).collect(),
     }
 }
 

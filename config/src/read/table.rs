@@ -12,7 +12,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 pub(super) struct Table<'r, 'd, 't> {
     /// As in its header, without brackets; empty for the top level.
@@ -32,6 +32,8 @@ pub(super) struct Text<'r> {
 /// An entry whose key is a name that the operator chose.
 pub(super) struct Named<'r, 'd> {
     pub(super) name: &'r str,
+    /// Where the name stands.
+    pub(super) span: Span,
     value: &'r Spanned<DeValue<'d>>,
 }
 
@@ -45,7 +47,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         let Some(value) = self.get(key) else {
             return Table { path: key.to_owned(), span: 0..0, entries: None, report: self.report };
         };
-        self.inner(key.to_owned(), value, known)
+        self.inner(&format!("`{key}`"), key.to_owned(), value, known)
     }
 
     /// The entries of the table `[key]`, each a table with a name of the operator's.
@@ -60,12 +62,35 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         for name in entries.keys() {
             self.check_text(&format!("a name in `[{key}]`"), name.get_ref(), &name.span());
         }
-        entries.iter().map(|(name, value)| Named { name: name.get_ref(), value }).collect()
+        entries.iter().map(|(name, value)| Named { name: name.get_ref(), span: name.span(), value }).collect()
     }
 
     /// The table of an entry of [`Table::named`].
     pub(super) fn entry(&mut self, key: &str, named: &Named<'r, 'd>, known: &[&str]) -> Table<'_, 'd, 't> {
-        self.inner(format!("{key}.{}", key_in_path(named.name)), named.value, known)
+        let path = format!("{key}.{}", key_in_path(named.name));
+        self.inner(&format!("`{path}`"), path, named.value, known)
+    }
+
+    /// The elements of an array of tables, each of which [`Table::element`] opens.
+    pub(super) fn elements(&mut self, key: &str) -> Option<&'r DeArray<'d>> {
+        let value = self.get(key)?;
+        let DeValue::Array(elements) = value.get_ref() else {
+            let what = self.label(key);
+            self.wrong_type(&what, "an array of tables", value);
+            return None;
+        };
+        Some(elements)
+    }
+
+    /// The table of an element of [`Table::elements`].
+    pub(super) fn element(
+        &mut self,
+        key: &str,
+        element: &'r Spanned<DeValue<'d>>,
+        known: &[&str],
+    ) -> Table<'_, 'd, 't> {
+        let what = format!("an element of {}", self.label(key));
+        self.inner(&what, format!("{}.{key}", self.path), element, known)
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<Text<'r>> {
@@ -129,6 +154,16 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         number
     }
 
+    pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        let DeValue::Boolean(boolean) = value.get_ref() else {
+            let what = self.label(key);
+            self.wrong_type(&what, "a boolean", value);
+            return None;
+        };
+        Some(*boolean)
+    }
+
     /// A time of 1 to `most` seconds.
     pub(super) fn seconds(&mut self, key: &str, default: u64, most: u64) -> Duration {
         Duration::from_secs(self.integer(key, 1..=most).unwrap_or(default))
@@ -142,6 +177,11 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     /// Whether something stands under this key, be it right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entries.is_some_and(|entries| entries.contains_key(key))
+    }
+
+    /// Where the value of a key stands.
+    pub(super) fn span(&self, key: &str) -> Option<Span> {
+        self.get(key).map(Spanned::span)
     }
 
     /// Tells that a key is missing, unless the whole table is.
@@ -207,11 +247,18 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         self.report.value(span, message, hint);
     }
 
-    fn inner(&mut self, path: String, value: &'r Spanned<DeValue<'d>>, known: &[&str]) -> Table<'_, 'd, 't> {
+    /// `what` is the table in a sentence.
+    fn inner(
+        &mut self,
+        what: &str,
+        path: String,
+        value: &'r Spanned<DeValue<'d>>,
+        known: &[&str],
+    ) -> Table<'_, 'd, 't> {
         match value.get_ref() {
             DeValue::Table(entries) => Table::open(path, value.span(), entries, known, self.report),
             _ => {
-                self.wrong_type(&format!("`{path}`"), "a table", value);
+                self.wrong_type(what, "a table", value);
                 Table { path, span: value.span(), entries: None, report: self.report }
             }
         }
@@ -263,7 +310,7 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
     fn wrong_type(&mut self, what: &str, expected: &str, value: &Spanned<DeValue<'_>>) {
         // A string where a table belongs may be a whole table that was mangled on its way, secrets and all.
         let is_nested = matches!(value.get_ref(), DeValue::Array(_) | DeValue::Table(_));
-        if is_nested || expected == "a table" {
+        if is_nested || matches!(expected, "a table" | "an array of tables") {
             self.report.mask_strings(value);
         }
         let found = match value.get_ref() {
@@ -277,6 +324,13 @@ impl<'r, 'd, 't> Table<'r, 'd, 't> {
         };
         let hint = match (expected, value.get_ref()) {
             ("an integer", DeValue::String(text)) if text.parse::<u64>().is_ok() => "remove the quotes".to_owned(),
+            ("a boolean", DeValue::String(text)) if matches!(text.as_ref(), "true" | "false") => {
+                "remove the quotes".to_owned()
+            }
+            ("a boolean", _) => "write `true` or `false`".to_owned(),
+            ("an array of tables", DeValue::Table(_)) => {
+                "write `[{ … }]`, or double the brackets of its header".to_owned()
+            }
             ("an array", _) => "put it in square brackets".to_owned(),
             ("a string", DeValue::Array(_) | DeValue::Table(_)) => "write a single string".to_owned(),
             ("a string", _) => "put it in double quotes".to_owned(),
