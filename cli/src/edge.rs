@@ -6,7 +6,7 @@
 use crate::{Context, Outcome, admin, chain, location, log};
 use clap::Args;
 use sluice_config::{Config, Environment, ProviderKind};
-use sluice_proxy::{Live, Prepared};
+use sluice_proxy::{Live, Prepared, States};
 use sluice_segment::VerifyingKey;
 use sluice_state::Follower;
 use sluice_store::{read_pepper, read_publisher_key};
@@ -100,10 +100,13 @@ impl Edge {
             None => tracing::warn!("no snapshot yet; requests are refused until one is published"),
         }
         let config = Arc::new(self.config.clone());
-        let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock).await?;
-        let live = Arc::new(Live::new(prepared, pepper));
+        let states = Arc::new(States::default());
+        let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states).await?;
+        let live = Arc::new(Live::new(prepared, pepper, states));
         tokio::spawn(admin::serve(admin, Arc::clone(&live)));
         tokio::spawn(follow(follower, Arc::clone(&live), mock));
+        let kept = Arc::clone(&live);
+        tokio::spawn(async move { kept.keep_addresses().await });
         tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock));
         tracing::info!(public = %config.server.listen, admin = %config.server.admin_listen, "listening");
         Ok(live)
@@ -149,7 +152,7 @@ async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr
                 last_error.clear();
                 let epoch = snapshot.epoch;
                 let (config, _) = live.current();
-                match Prepared::new(config, Some(Arc::new(snapshot)), mock).await {
+                match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states()).await {
                     Ok(prepared) => {
                         live.swap(prepared);
                         tracing::info!(epoch, "snapshot in force");
@@ -208,7 +211,7 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
         {
             tracing::warn!("listeners, threads, TLS, log and snapshot location take effect with the next start");
         }
-        match Prepared::new(Arc::new(config), snapshot, mock).await {
+        match Prepared::new(Arc::new(config), snapshot, mock, live.states()).await {
             Ok(prepared) => {
                 live.swap(prepared);
                 tracing::info!("configuration reloaded");

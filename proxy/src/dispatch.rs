@@ -1,209 +1,424 @@
-//! The request to its provider, up to the head of the answer.
+//! The request to its provider: which target, when again, when another beside it.
+//!
+//! Everything here happens before a byte of content has reached the client, and inside one future that ends when the
+//! client leaves: attempts, hedges and back-off with it.
 
-use crate::head::{CREDENTIALS, is_hop_by_hop};
-use crate::live::{Live, RouteEntry};
+use crate::answer::Reader;
+use crate::attempt::{Again, Answer, Content, Miss, Outgoing, Reply, head, outgoing_header, timed_out};
+use crate::head::{CREDENTIALS, Notes};
+use crate::live::Live;
 use crate::refuse::{ErrorCode, Refusal};
-use crate::scrub::{Encoded, Scrubbed};
+use crate::relay::begin_events;
+use crate::scrub::Scrubbed;
+use crate::upstreams::Target;
 use bytes::Bytes;
 use http::Method;
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::v1::client::{HttpSession as Http1Session, http_req_header_to_wire};
-use pingora_core::upstreams::peer::Peer;
-use pingora_core::{Error, ErrorType};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
+use sluice_policies::upstream::{Candidate, backoff, order};
+use sluice_wire::Dialect;
+use sluice_wire::event::Usage;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
 
-/// An answer that has begun.
+/// What the client is to get.
 pub struct Upstream {
     pub scrubbed: Scrubbed,
-    pub session: HttpSession,
-    pub started: Instant,
+    pub outcome: Outcome,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// Whether the head of an event stream has been sent already, to keep the connection open.
+    pub begun: bool,
+}
+
+pub enum Outcome {
+    Answer(Box<Answer>),
+    /// The provider's own error.
+    Error {
+        header: Box<ResponseHeader>,
+        body: Bytes,
+    },
 }
 
 /// How long a wait may last before the client is watched beside it. A quick answer then costs no extra system call,
 /// and a departure is still noticed long before 100 ms have passed.
 const WATCH_AFTER: Duration = Duration::from_millis(10);
 
-/// Runs `work` until it ends or the client leaves, which ends it.
-pub async fn unless_departed<T>(session: &mut ServerSession, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
+/// The longest that a provider's `retry-after` is waited for; a client that is told can wait better.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// What ended a wait.
+pub enum Watched<T> {
+    Done(T),
+    Departed,
+    /// The time that was asked for has passed; the work goes on.
+    Tick,
+}
+
+/// Runs `work` until it ends, the client leaves, or `tick` has passed.
+pub async fn watch<T>(
+    session: &mut ServerSession,
+    mut work: Pin<&mut impl Future<Output = T>>,
+    tick: Option<Duration>,
+) -> Watched<T> {
     tokio::select! {
         biased;
-        done = &mut work => return Some(done),
+        done = &mut work => return Watched::Done(done),
         () = pingora_timeout::sleep(WATCH_AFTER) => {}
     }
+    let tick = async {
+        match tick {
+            Some(tick) => pingora_timeout::sleep(tick).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
-        done = &mut work => Some(done),
+        done = &mut work => Watched::Done(done),
         // With pipelining on, bytes of a next request are kept and this goes on waiting; it ends when the client
         // closes its connection or resets its stream.
-        _ = session.read_body_or_idle(true) => None,
+        _ = session.read_body_or_idle(true) => Watched::Departed,
+        () = tick => Watched::Tick,
     }
 }
 
-/// Sends the request and waits for the answer's head. A connection from the pool that fails before any byte of an
-/// answer had gone stale, and the request is sent again on another one.
+/// Runs `work` until it ends or the client leaves, which ends it.
+pub async fn unless_departed<T>(session: &mut ServerSession, work: impl Future<Output = T>) -> Option<T> {
+    let work = std::pin::pin!(work);
+    match watch(session, work, None).await {
+        Watched::Done(done) => Some(done),
+        Watched::Departed | Watched::Tick => None,
+    }
+}
+
+/// Finds a target that answers.
 pub async fn dispatch(
     scrubbed: Scrubbed,
     session: &mut ServerSession,
     live: &Live,
     traceparent: &str,
+    notes: &Notes,
 ) -> Result<Upstream, Refusal> {
-    let started = Instant::now();
     let plan = &scrubbed.composed.recalled.plan;
-    let route = Arc::clone(&plan.route);
-    let deadline = started + route.provider.total_timeout;
-    let encoded = scrubbed.encode();
-    let reads_answer = !matches!(encoded, Encoded::Unread);
-    let length = match &encoded {
-        Encoded::Body(body) => Some(body.len()),
-        Encoded::Empty => None,
-        Encoded::Unread => {
-            session.req_header().headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok())
-        }
+    let streams = scrubbed.is_unread();
+    let header = outgoing_header(session.req_header(), traceparent, streams).map_err(|error| {
+        Refusal::new(ErrorCode::InvalidRequest, format!("The request cannot be sent on: {}", error.etype().as_str()))
+    })?;
+    let credential = match plan.route.route.pass_credentials {
+        true => Some(own_credential(session.req_header())?),
+        false => None,
     };
-    let header = match request_header(
-        session.req_header(),
-        &plan.path,
-        &plan.query,
-        &route,
-        length,
-        &encoded,
-        reads_answer,
-        traceparent,
-    ) {
-        Ok(header) => header,
-        Err(error) => {
-            return Err(Refusal::new(
-                ErrorCode::InvalidRequest,
-                format!("The request cannot be sent on: {}", error.etype().as_str()),
-            ));
-        }
-    };
-    let body = match encoded {
-        Encoded::Body(body) => Some(Bytes::from(body)),
-        Encoded::Empty | Encoded::Unread => None,
-    };
-    loop {
-        // The peer's own options bound the time of TCP and TLS together.
-        let (stream, reused) = match unless_departed(session, live.connector.get_stream(&route.peer)).await {
-            None => return Err(left()),
-            Some(Err(error)) => return Err(connect_failed(&error, &route)),
-            Some(Ok(connected)) => connected,
-        };
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        let patience = route.provider.header_timeout.min(remaining);
-        let sent = match (&body, reads_answer) {
-            (Some(body), true) => unless_departed(session, send_whole(stream, &header, body, &route, patience)).await,
-            (_, reads_answer) => {
-                let mut upstream = open(stream, &route, patience);
-                upstream.set_write_timeout(Some(route.provider.idle_timeout));
-                if !reads_answer {
-                    pump(&mut upstream, &header, session, route.provider.header_timeout).await?;
-                }
-                unless_departed(session, async {
-                    if reads_answer {
-                        upstream.write_request_header(Box::new(header.clone())).await?;
-                        upstream.finish_request_body().await?;
+    let keepalive = plan.route.route.keepalive_comment.filter(|_| plan.stream);
+    let attempts = AtomicU32::new(0);
+    let mut begun = false;
+    let outcome = {
+        let outgoing = Outgoing { scrubbed: &scrubbed, live, header, credential };
+        let race = Race { outgoing: &outgoing, targets: line(&outgoing), attempts: &attempts };
+        if streams {
+            race.stream(session).await?
+        } else {
+            let mut run = std::pin::pin!(race.run());
+            loop {
+                match watch(session, run.as_mut(), keepalive).await {
+                    Watched::Done(done) => break done,
+                    Watched::Departed => return Err(left()),
+                    Watched::Tick => {
+                        if !begin_events(session, notes, begun).await {
+                            return Err(left());
+                        }
+                        begun = true;
                     }
-                    head(upstream).await
-                })
-                .await
+                }
             }
+        }
+    };
+    let attempts = attempts.into_inner();
+    match outcome.map_err(|miss| miss.reply) {
+        Ok(answer) => Ok(Upstream { scrubbed, outcome: Outcome::Answer(Box::new(answer)), attempts, begun }),
+        Err(Reply::Error { header, body }) => {
+            Ok(Upstream { scrubbed, outcome: Outcome::Error { header, body }, attempts, begun })
+        }
+        Err(Reply::Refusal(refusal)) => Err(refusal.in_band(begun)),
+    }
+}
+
+pub fn left() -> Refusal {
+    Refusal::new(ErrorCode::ClientDeparted, "The client left.")
+}
+
+/// The caller's provider credential, which stands where its Sluice key would; that one is in `x-sluice-key`.
+fn own_credential(head: &RequestHeader) -> Result<String, Refusal> {
+    let missing = || {
+        Refusal::new(
+            ErrorCode::InvalidRequest,
+            "This route passes on the caller's own provider key: send it as `Authorization: Bearer …`, and the Sluice key as `x-sluice-key`.",
+        )
+    };
+    if !head.headers.contains_key("x-sluice-key") {
+        return Err(missing());
+    }
+    let found = CREDENTIALS.iter().skip(1).find_map(|name| head.headers.get(*name)?.to_str().ok());
+    let found = found.map(|value| value.strip_prefix("Bearer ").unwrap_or(value).trim());
+    found.filter(|value| !value.is_empty()).map(str::to_owned).ok_or_else(missing)
+}
+
+/// The route's targets in the order in which they are asked, then its fallbacks.
+fn line(outgoing: &Outgoing<'_>) -> Vec<Arc<Target>> {
+    let plan = &outgoing.scrubbed.composed.recalled.plan;
+    let route = &plan.route;
+    let now = outgoing.live.moment();
+    if let ([only], []) = (route.targets.as_slice(), route.fallbacks.as_slice()) {
+        return vec![Arc::clone(only)];
+    }
+    let candidates: Vec<Candidate> = route
+        .targets
+        .iter()
+        .map(|target| Candidate {
+            weight: target.weight,
+            cost: target.state.latency.cost(),
+            shunned: target.state.breaker.is_shunned(now),
+            identity: target.identity,
+        })
+        .collect();
+    let chosen = order(&candidates, plan.session, random()).into_iter().map(|index| &route.targets[index]);
+    // One that is to be left alone comes after the fallbacks that are well.
+    let (mut first, last): (Vec<_>, Vec<_>) =
+        chosen.chain(&route.fallbacks).cloned().partition(|target| !target.state.breaker.is_shunned(now));
+    first.extend(last);
+    first
+}
+
+/// A random number: of no use to an attacker, so a failure of the source does no harm.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// The attempts for one request.
+struct Race<'a> {
+    outgoing: &'a Outgoing<'a>,
+    targets: Vec<Arc<Target>>,
+    attempts: &'a AtomicU32,
+}
+
+/// What is known of one place in the line.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    tried: bool,
+    /// No attempt there makes sense.
+    out: bool,
+    /// When the provider wants to be asked again.
+    rested: Option<Instant>,
+}
+
+impl Race<'_> {
+    async fn attempt(&self, place: usize) -> Result<Answer, Miss> {
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.outgoing.attempt(&self.targets[place]).await
+    }
+
+    /// Whether the call may be made twice without doing anything twice.
+    fn is_repeatable(&self) -> bool {
+        let plan = &self.outgoing.scrubbed.composed.recalled.plan;
+        plan.dialect() != Dialect::Other || matches!(self.outgoing.header.method, Method::GET | Method::HEAD)
+    }
+
+    async fn run(&self) -> Result<Answer, Miss> {
+        let plan = &self.outgoing.scrubbed.composed.recalled.plan;
+        let mut left = plan.route.route.retries;
+        let mut places = vec![Place::default(); self.targets.len()];
+        let mut place = self.first_that_fits();
+        let mut retries = 0;
+        // What the client is told: the first real answer of a provider, not that others were closed.
+        let mut told: Option<Miss> = None;
+        loop {
+            let target = &self.targets[place];
+            let provider = &target.provider;
+            if retries == 0 {
+                provider.state.budget.deposit(provider.config.retry_budget_percent, self.outgoing.live.moment());
+            }
+            let hedge = plan.route.route.hedge_after.filter(|_| retries == 0 && self.is_repeatable());
+            places[place].tried = true;
+            let outcome = match (hedge, self.next_untried(&places)) {
+                (Some(delay), Some(other)) => self.hedged(place, other, delay, &mut places).await,
+                _ => self.attempt(place).await,
+            };
+            let miss = match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => miss,
+            };
+            match miss.again {
+                Again::Nowhere => return Err(miss),
+                Again::Elsewhere => places[place].out = true,
+                Again::Larger => self.leave_smaller(place, &mut places),
+                Again::Anywhere(rest) => places[place].rested = rest.map(|rest| Instant::now() + rest),
+            }
+            let may_repeat = self.is_repeatable() || miss.is_unsent;
+            let was_closed = miss.is_closed();
+            if told.is_none() || !was_closed {
+                told = Some(miss);
+            }
+            retries += u32::from(!was_closed);
+            let next = self.next(&places, retries);
+            match (next, told) {
+                (Some((next, wait)), Some(miss)) if may_repeat && (left > 0 || was_closed) => {
+                    left -= u32::from(!was_closed).min(left);
+                    if !was_closed && !self.targets[next].provider.state.budget.withdraw() {
+                        return Err(miss);
+                    }
+                    if !wait.is_zero() {
+                        pingora_timeout::sleep(wait).await;
+                    }
+                    told = Some(miss);
+                    place = next;
+                }
+                (_, Some(miss)) => return Err(miss),
+                (_, None) => return Err(timed_out("answering", Duration::ZERO)),
+            }
+        }
+    }
+
+    /// The first place whose context window may hold the request, counted only where a target states one.
+    fn first_that_fits(&self) -> usize {
+        let states_window = self.targets.iter().any(|target| target.context_window.is_some());
+        let plan = &self.outgoing.scrubbed.composed.recalled.plan;
+        if !states_window || self.targets.len() < 2 || !plan.dialect().is_conversation() {
+            return 0;
+        }
+        let tokens = sluice_text::count_tokens(plan.asked());
+        let fits = |target: &Arc<Target>| target.context_window.is_none_or(|window| tokens <= window as usize);
+        self.targets.iter().position(fits).unwrap_or(0)
+    }
+
+    fn next_untried(&self, places: &[Place]) -> Option<usize> {
+        places.iter().position(|place| !place.tried && !place.out)
+    }
+
+    /// The next place to try, and how long to wait before it.
+    fn next(&self, places: &[Place], retries: u32) -> Option<(usize, Duration)> {
+        if let Some(untried) = self.next_untried(places) {
+            return Some((untried, Duration::ZERO));
+        }
+        let now = Instant::now();
+        let random = (random() >> 11) as f64 / (1u64 << 53) as f64;
+        let wait = |place: &Place| match place.rested {
+            Some(at) => at.saturating_duration_since(now),
+            None => backoff(retries, random),
         };
-        match sent {
-            None => return Err(left()),
-            Some(Ok(upstream)) => return Ok(Upstream { session: upstream, scrubbed, started }),
-            Some(Err(error)) => match error.etype() {
-                ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-                    return Err(timed_out("waiting for the answer's header", patience));
+        let open = places.iter().enumerate().filter(|(_, place)| !place.out);
+        let (place, wait) = open.map(|(index, place)| (index, wait(place))).min_by_key(|(_, wait)| *wait)?;
+        (wait <= LONGEST_REST).then_some((place, wait))
+    }
+
+    /// Leaves out what cannot hold more than the target at `place` could.
+    fn leave_smaller(&self, place: usize, places: &mut [Place]) {
+        places[place].out = true;
+        let Some(window) = self.targets[place].context_window else { return };
+        for (target, other) in self.targets.iter().zip(places.iter_mut()) {
+            other.out |= target.context_window.is_some_and(|its| its <= window);
+        }
+    }
+
+    /// An attempt at `first`, and one at `other` when the first has not answered after `delay`. The one that answers
+    /// second is dropped, which ends its call.
+    async fn hedged(&self, first: usize, other: usize, delay: Duration, places: &mut [Place]) -> Result<Answer, Miss> {
+        let mut one = std::pin::pin!(self.attempt(first));
+        tokio::select! {
+            biased;
+            done = &mut one => return done,
+            () = pingora_timeout::sleep(delay) => {}
+        }
+        places[other].tried = true;
+        let mut two = std::pin::pin!(self.attempt(other));
+        let lost = |place: usize| {
+            self.outgoing.live.metrics.attempt_failed(&self.targets[place].provider.name, "hedge_lost");
+        };
+        tokio::select! {
+            biased;
+            done = &mut one => match done {
+                Ok(answer) => {
+                    lost(other);
+                    Ok(answer)
                 }
-                _ if reused && reads_answer && Instant::now() < deadline => continue,
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
-                    return Err(Refusal::new(
-                        ErrorCode::UpstreamProtocolError,
-                        "The provider closed the connection without an answer.",
-                    ));
+                Err(_) => two.await,
+            },
+            done = &mut two => match done {
+                Ok(answer) => {
+                    lost(first);
+                    Ok(answer)
                 }
-                _ => return Err(Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer is not HTTP.")),
+                Err(_) => one.await,
             },
         }
     }
-}
 
-fn open(stream: Stream, route: &RouteEntry, patience: Duration) -> HttpSession {
-    let mut upstream = HttpSession::H1(Http1Session::new_with_options(stream, &route.peer));
-    upstream.set_read_timeout(Some(patience));
-    upstream
-}
-
-/// Sends a request whose body is known, and waits for the answer's head.
-///
-/// pingora's own client writes head and body apart, which costs a system call and wakes the provider twice; so both
-/// go out in one write here, before the client is made that reads the answer.
-async fn send_whole(
-    mut stream: Stream,
-    header: &RequestHeader,
-    body: &[u8],
-    route: &RouteEntry,
-    patience: Duration,
-) -> Result<HttpSession, Box<Error>> {
-    let mut wire = http_req_header_to_wire(header).ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
-    let writing = async {
-        // A copy is cheaper than a second system call up to about this size.
-        if body.len() <= 64 << 10 {
-            wire.extend_from_slice(body);
-            stream.write_all(&wire).await?;
-        } else {
-            stream.write_all(&wire).await?;
-            stream.write_all(body).await?;
+    /// Streams a body that Sluice does not read. It can be sent once, so only connecting is tried again.
+    async fn stream(&self, session: &mut ServerSession) -> Result<Result<Answer, Miss>, Refusal> {
+        let mut told = None;
+        for target in &self.targets {
+            let encoded = self.outgoing.scrubbed.encode(target).map_err(Refusal::with_unread_body)?;
+            self.attempts.fetch_add(1, Ordering::Relaxed);
+            // The client cannot be watched while its body waits to be read; connecting has a limit of its own.
+            match self.outgoing.open_stream(target, &encoded).await {
+                Ok((mut reader, header)) => {
+                    let patience = target.provider.config.header_timeout;
+                    pump(&mut reader.session, header, session, patience).await?;
+                    return match unless_departed(session, head(&mut reader.session)).await {
+                        None => Err(left()),
+                        Some(answered) => Ok(self.streamed(answered, reader, encoded)),
+                    };
+                }
+                Err(miss) => {
+                    told.get_or_insert(miss);
+                }
+            }
         }
-        stream.flush().await
-    };
-    match pingora_timeout::timeout(route.provider.idle_timeout, writing).await {
-        Ok(Ok(())) => head(open(stream, route, patience)).await,
-        Ok(Err(error)) => Err(Error::because(ErrorType::WriteError, "while writing the request", error)),
-        Err(_) => Err(Error::new(ErrorType::WriteTimedout)),
-    }
-}
-
-/// Waits for the answer's head; informational responses before it are passed over.
-async fn head(mut upstream: HttpSession) -> Result<HttpSession, Box<Error>> {
-    loop {
-        upstream.read_response_header().await?;
-        match upstream.response_header() {
-            Some(header) if header.status.is_informational() && header.status.as_u16() != 101 => {}
-            Some(_) => return Ok(upstream),
-            None => return Err(Error::new(ErrorType::InvalidHTTPHeader)),
+        match told {
+            Some(Miss { reply: Reply::Refusal(refusal), .. }) => Err(refusal.with_unread_body()),
+            _ => Err(Refusal::new(ErrorCode::UpstreamConnectFailed, "The route has no target.").with_unread_body()),
         }
     }
-}
 
-/// Puts the connection of an answer that was read to its end back into the pool.
-pub async fn release(session: HttpSession, route: &RouteEntry, live: &Live) {
-    let HttpSession::H1(mut http1) = session else { return };
-    http1.respect_keepalive();
-    if let Some(stream) = http1.reuse().await {
-        live.connector.release_stream(stream, route.peer.reuse_hash(), Some(route.provider.idle_timeout));
+    fn streamed(
+        &self,
+        answered: Result<(), Box<pingora_core::Error>>,
+        mut reader: Reader,
+        encoded: crate::scrub::Encoded,
+    ) -> Result<Answer, Miss> {
+        let header = answered.ok().and_then(|()| reader.session.response_header().cloned());
+        let now = self.outgoing.live.moment();
+        match header {
+            Some(header) => {
+                reader.permit.succeed(Duration::ZERO, now);
+                Ok(Answer { reader, header, content: Content::Verbatim, encoded, usage: Usage::default() })
+            }
+            None => {
+                reader.permit.fail(now);
+                Err(timed_out(
+                    "or closed the connection waiting for the answer's header",
+                    reader.target.provider.config.header_timeout,
+                ))
+            }
+        }
     }
 }
 
 /// Streams a body that Sluice does not read.
 async fn pump(
     upstream: &mut HttpSession,
-    header: &RequestHeader,
+    header: RequestHeader,
     session: &mut ServerSession,
     patience: Duration,
 ) -> Result<(), Refusal> {
     let lost = |_| {
         Refusal::new(ErrorCode::UpstreamProtocolError, "The provider stopped reading the request.").with_unread_body()
     };
-    upstream.write_request_header(Box::new(header.clone())).await.map_err(lost)?;
+    upstream.write_request_header(Box::new(header)).await.map_err(lost)?;
     loop {
         match tokio::time::timeout(patience, session.read_request_body()).await {
             Ok(Ok(Some(chunk))) => upstream.write_request_body(chunk, false).await.map_err(lost)?,
@@ -211,71 +426,5 @@ async fn pump(
             Ok(Err(_)) => return Err(left().with_unread_body()),
             Err(_) => return Err(Refusal::new(ErrorCode::BodyTimeout, "The request body stalled.").with_unread_body()),
         }
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn request_header(
-    received: &RequestHeader,
-    path: &str,
-    query: &str,
-    route: &RouteEntry,
-    length: Option<usize>,
-    encoded: &Encoded,
-    reads_answer: bool,
-    traceparent: &str,
-) -> pingora_core::Result<RequestHeader> {
-    let mut target = format!("{}{}", route.base.prefix, path.strip_prefix("/v1").unwrap_or(path));
-    if !query.is_empty() {
-        target.push('?');
-        target.push_str(query);
-    }
-    let mut header =
-        RequestHeader::build_no_case(received.method.clone(), target.as_bytes(), Some(received.headers.len() + 6))?;
-    for (field, value) in &received.headers {
-        let name = field.as_str();
-        let ours = name.starts_with("x-sluice-")
-            || matches!(name, "host" | "content-length" | "expect" | "traceparent")
-            || (reads_answer && name == "accept-encoding");
-        if !ours && !CREDENTIALS.contains(&name) && !is_hop_by_hop(name, &received.headers) {
-            header.append_header(field, value.clone())?;
-        }
-    }
-    header.insert_header("host", route.host_header.as_str())?;
-    header.insert_header("traceparent", traceparent)?;
-    if reads_answer {
-        header.insert_header("accept-encoding", "identity")?;
-    }
-    if let Some(authorization) = &route.authorization {
-        header.insert_header("authorization", authorization.as_str())?;
-    }
-    match (encoded, length) {
-        (Encoded::Empty, _)
-            if matches!(received.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS) => {}
-        (Encoded::Empty, _) => header.insert_header("content-length", 0)?,
-        (_, Some(length)) => header.insert_header("content-length", length)?,
-        (_, None) => header.insert_header("transfer-encoding", "chunked")?,
-    }
-    Ok(header)
-}
-
-pub fn left() -> Refusal {
-    Refusal::new(ErrorCode::ClientDeparted, "The client left.")
-}
-
-fn timed_out(phase: &str, after: Duration) -> Refusal {
-    Refusal::new(ErrorCode::UpstreamTimeout, format!("The provider took more than {} ms {phase}.", after.as_millis()))
-}
-
-fn connect_failed(error: &Error, route: &RouteEntry) -> Refusal {
-    let provider = &route.provider_name;
-    match error.etype() {
-        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
-            timed_out("connecting", route.provider.connect_timeout)
-        }
-        kind => Refusal::new(
-            ErrorCode::UpstreamConnectFailed,
-            format!("Cannot connect to the provider `{provider}`: {}.", kind.as_str()),
-        ),
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::admit::admit;
 use crate::compose::compose;
-use crate::dispatch::{dispatch, release};
-use crate::head::{Notes, note};
+use crate::cors;
+use crate::dispatch::{Outcome, dispatch};
+use crate::head::{Notes, note, percent_decode};
 use crate::identify::{Principal, identify};
 use crate::intake::intake;
 use crate::live::Live;
@@ -12,15 +13,16 @@ use crate::plan::plan;
 use crate::recall::recall;
 use crate::refuse::{ErrorCode, Refusal, go_duration};
 use crate::relay::{relay, write_all};
-use crate::scrub::{Encoded, Scrubbed, scrub};
+use crate::scrub::{EncodedBody, Scrubbed, scrub};
 use crate::settle::{Tally, settle};
 use crate::trace::{random_hex, traceparent};
+use crate::websocket;
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde_json::json;
-use sluice_config::WILDCARD;
 use sluice_policies::limits::Standing;
+use sluice_wire::{Dialect, Family};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,6 +37,7 @@ pub enum After {
 pub async fn exchange(session: &mut ServerSession, live: &Live) -> After {
     let mut tally = Tally::begin(random_hex::<16>());
     let mut notes: Notes = vec![(note::REQUEST_ID, tally.request_id.clone())];
+    cors::allow(&session.req_header().headers, &live.load().config.server.cors_allowed_origins, &mut notes);
     let after = match journey(session, live, &mut tally, &mut notes).await {
         Ok(after) => after,
         Err(refusal) => refuse(session, refusal, &mut tally, &mut notes).await,
@@ -54,8 +57,17 @@ async fn journey(
     if path == "/healthz" {
         return Ok(respond(session, 200, "text/plain", Bytes::from_static(b"ok\n"), tally, notes).await);
     }
-    if path != "/v1" && !path.starts_with("/v1/") {
-        return Err(Refusal::new(ErrorCode::UnknownUrl, "Unknown URL; the API is below `/v1`."));
+    if !["/v1", "/v1beta"]
+        .iter()
+        .any(|base| path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    {
+        return Err(Refusal::new(
+            ErrorCode::UnknownUrl,
+            "Unknown URL; the API is below `/v1`, Gemini's below `/v1beta`.",
+        ));
+    }
+    if notes.len() > 1 && cors::preflight(head, notes) {
+        return Ok(respond(session, 204, "text/plain", Bytes::new(), tally, notes).await);
     }
     let trace = traceparent(head.headers.get("traceparent").and_then(|value| value.to_str().ok()));
 
@@ -80,6 +92,16 @@ async fn journey(
     notes.push((note::ROUTE, plan.route.name.escape_default().to_string()));
     tally.done(Step::Plan);
 
+    if websocket::is_upgrade(&session.req_header().headers) && !session.is_http2() {
+        let called = Instant::now();
+        let tunnelled = websocket::tunnel(&plan, session, live, &trace, notes).await;
+        tally.upstream = Some(called.elapsed());
+        let tunnelled = tunnelled?;
+        tally.status = tunnelled.status;
+        tally.error = tunnelled.failure;
+        return Ok(After::Broken);
+    }
+
     let recalled = recall(plan, live);
     tally.done(Step::Recall);
 
@@ -90,49 +112,74 @@ async fn journey(
     note_content(&scrubbed, tally, notes);
     tally.done(Step::Scrub);
     if scrubbed.composed.recalled.plan.explain {
-        let body = explain(&scrubbed, tally);
+        let body = explain(&scrubbed, tally)?;
         return Ok(respond(session, 200, "application/json", Bytes::from(body), tally, notes).await);
     }
 
     let called = Instant::now();
-    let upstream =
-        dispatch(scrubbed, session, live, &trace).await.inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
+    let upstream = dispatch(scrubbed, session, live, &trace, notes)
+        .await
+        .inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
     tally.done(Step::Dispatch);
 
+    match &upstream.outcome {
+        Outcome::Answer(answer) => {
+            tally.status = answer.header.status.as_u16();
+            tally.target = Some(Arc::clone(&answer.reader.target));
+            notes.push((note::TARGET, answer.reader.target.label()));
+            if !answer.encoded.lost.is_empty() {
+                notes.push((note::DROPPED, answer.encoded.lost.join(", ").escape_default().to_string()));
+            }
+        }
+        Outcome::Error { header, .. } => tally.status = header.status.as_u16(),
+    }
+    if upstream.attempts > 1 {
+        notes.push((note::ATTEMPTS, upstream.attempts.to_string()));
+    }
     notes.push((note::SERVER_TIMING, tally.server_timing()));
-    tally.status = upstream.session.response_header().map_or(0, |header| header.status.as_u16());
-    let route = Arc::clone(&upstream.scrubbed.composed.recalled.plan.route);
-    let relayed = relay(upstream, session, notes).await;
+    let relayed = relay(upstream, session, live, notes).await;
     tally.upstream = Some(called.elapsed());
-    let (relayed, answer) = relayed?;
+    let relayed = relayed?;
     tally.usage = relayed.usage;
     tally.error = relayed.failure;
-    if relayed.failure.is_none() {
-        release(answer, &route, live).await;
-    }
     Ok(if relayed.intact { After::Reusable } else { After::Broken })
 }
 
-/// `GET /v1/models` and `/v1/models/{id}`: the routes that this key may use.
+/// `GET /v1/models` and `/v1/models/{id}`: the routes that this key may use, in the form of whose client asks. A model
+/// that no route names is the wildcard's provider's to tell of.
 fn models(session: &ServerSession, principal: &Principal) -> Result<Option<Bytes>, Refusal> {
     let head = session.req_header();
-    let Some(rest) = head.uri.path().strip_prefix("/v1/models") else { return Ok(None) };
-    if head.method != http::Method::GET || !(rest.is_empty() || rest.starts_with('/')) {
+    let path = head.uri.path();
+    let is_gemini = path.starts_with("/v1beta/");
+    let rest = path.strip_prefix("/v1beta/models").or_else(|| path.strip_prefix("/v1/models"));
+    let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else { return Ok(None) };
+    let wanted = percent_decode(rest.trim_matches('/'));
+    // A verb behind a colon is a call to the model.
+    if head.method != http::Method::GET || wanted.contains(':') {
         return Ok(None);
     }
-    let wanted = rest.trim_matches('/');
-    let model = |name: &str| json!({ "id": name, "object": "model", "created": 0, "owned_by": "sluice" });
-    let mut names: Vec<&str> = principal
-        .prepared
-        .routes
-        .keys()
-        .map(String::as_str)
-        .filter(|name| *name != WILDCARD && principal.key.grant.routes.allows(name))
-        .collect();
+    let is_anthropic = head.headers.contains_key("anthropic-version");
+    let model = |name: &str| match (is_gemini, is_anthropic) {
+        (true, _) => {
+            json!({ "name": format!("models/{name}"), "displayName": name, "supportedGenerationMethods": ["generateContent", "countTokens"] })
+        }
+        (_, true) => json!({ "type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z" }),
+        _ => json!({ "id": name, "object": "model", "created": 0, "owned_by": "sluice" }),
+    };
+    let grant = &principal.key.grant;
+    let routes = &principal.prepared.routes;
+    let mut names: Vec<&str> =
+        routes.iter().filter(|(_, route)| grant.routes.allows(&route.name)).map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
-    let body = match wanted {
-        "" => json!({ "object": "list", "data": names.into_iter().map(model).collect::<Vec<_>>() }),
+    let all = || names.iter().map(|name| model(name)).collect::<Vec<_>>();
+    let body = match wanted.as_str() {
+        "" if is_gemini => json!({ "models": all() }),
+        "" if is_anthropic => {
+            json!({ "data": all(), "has_more": false, "first_id": names.first(), "last_id": names.last() })
+        }
+        "" => json!({ "object": "list", "data": all() }),
         wanted if names.contains(&wanted) => model(wanted),
+        wanted if principal.prepared.wildcard().is_some() && grant.models.allows(wanted) => return Ok(None),
         wanted => return Err(Refusal::no_such_model(wanted)),
     };
     Ok(Some(Bytes::from(body.to_string())))
@@ -161,7 +208,8 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
             block.dropped,
             context.cache
         );
-        if let Some(reason) = context.degraded {
+        let homeless = scrubbed.context_homeless.then_some("no_place");
+        if let Some(reason) = context.degraded.or(homeless) {
             text.push_str(" degraded=");
             text.push_str(reason);
         }
@@ -175,13 +223,17 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
 }
 
 /// What would be sent, and why.
-fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Vec<u8> {
+fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
     let composed = &scrubbed.composed;
     let plan = &composed.recalled.plan;
-    let body = match scrubbed.encode() {
-        Encoded::Body(body) => serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body)),
-        Encoded::Empty | Encoded::Unread => serde_json::Value::Null,
+    // The first of the route's targets: which one is asked is decided when it is asked.
+    let target = plan.route.targets.first();
+    let body = match target.map(|target| scrubbed.encode(target)).transpose()?.map(|encoded| encoded.body) {
+        Some(EncodedBody::Json(body)) => serde_json::from_str(&body).unwrap_or(serde_json::Value::String(body)),
+        Some(EncodedBody::Empty | EncodedBody::Unread) | None => serde_json::Value::Null,
     };
+    let provider = target.map(|target| target.provider.name.as_str());
+    let model = target.and_then(|target| target.model.as_deref()).or(plan.model.as_deref());
     let context = composed.recalled.context.as_ref().map(|context| {
         let hits = context.block.used.iter().map(|used| {
             json!({
@@ -201,10 +253,10 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Vec<u8> {
     let scrub: serde_json::Map<_, _> =
         tally.scrubbed.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
     let answer = json!({
-        "request_id": tally.request_id, "route": plan.route.name, "provider": plan.route.provider_name, "model": plan.model,
+        "request_id": tally.request_id, "route": plan.route.name, "provider": provider, "model": model,
         "prompt": prompt, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
     });
-    answer.to_string().into_bytes()
+    Ok(answer.to_string().into_bytes())
 }
 
 async fn respond(
@@ -239,7 +291,16 @@ async fn refuse(session: &mut ServerSession, refusal: Refusal, tally: &mut Tally
         return After::Broken;
     }
     notes.push((note::SERVER_TIMING, tally.server_timing()));
-    let body = refusal.body();
+    let path = session.req_header().uri.path();
+    if refusal.begun {
+        // The head is out; the error has to be said in the stream.
+        let frame = refusal.failure().event(Dialect::of_path(path), 0);
+        return match session.write_response_body(Bytes::from(frame), false).await.is_ok() {
+            true => After::Reusable,
+            false => After::Broken,
+        };
+    }
+    let body = refusal.body(Family::of_path(path));
     let Ok(mut header) = refusal.header(body.len()) else { return After::Broken };
     for (name, value) in notes.iter() {
         let _ = header.insert_header(name, value.as_str());

@@ -9,11 +9,20 @@ pub type Notes = Vec<(HeaderName, String)>;
 pub mod note {
     use http::HeaderName;
 
+    pub const ALLOW_ORIGIN: HeaderName = HeaderName::from_static("access-control-allow-origin");
+    pub const ALLOW_METHODS: HeaderName = HeaderName::from_static("access-control-allow-methods");
+    pub const ALLOW_HEADERS: HeaderName = HeaderName::from_static("access-control-allow-headers");
+    pub const EXPOSE_HEADERS: HeaderName = HeaderName::from_static("access-control-expose-headers");
+    pub const MAX_AGE: HeaderName = HeaderName::from_static("access-control-max-age");
+    pub const VARY: HeaderName = HeaderName::from_static("vary");
     pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-sluice-request-id");
     pub const EPOCH: HeaderName = HeaderName::from_static("x-sluice-epoch");
     pub const ROUTE: HeaderName = HeaderName::from_static("x-sluice-route");
     pub const PROMPT: HeaderName = HeaderName::from_static("x-sluice-prompt");
     pub const CONTEXT: HeaderName = HeaderName::from_static("x-sluice-context");
+    pub const TARGET: HeaderName = HeaderName::from_static("x-sluice-target");
+    pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-sluice-attempts");
+    pub const DROPPED: HeaderName = HeaderName::from_static("x-sluice-dropped");
     pub const SCRUBBED: HeaderName = HeaderName::from_static("x-sluice-scrubbed");
     pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
     pub const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
@@ -34,8 +43,9 @@ pub const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
-/// Fields that carry a caller's credentials.
-pub const CREDENTIALS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+/// Fields that carry a caller's credentials. The first is Sluice's own and wins, so that the others can carry a
+/// provider's where a route passes that on.
+pub const CREDENTIALS: [&str; 5] = ["x-sluice-key", "authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
 /// Whether the field belongs to one connection, by name or because `connection` lists it.
 pub fn is_hop_by_hop(name: &str, headers: &HeaderMap) -> bool {
@@ -61,6 +71,27 @@ pub fn split_key(query: &str) -> (Option<&str>, String) {
         })
         .collect();
     (key, rest.join("&"))
+}
+
+/// The text of a path or query; what is not UTF-8 becomes U+FFFD.
+pub fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = (bytes[at] == b'%').then(|| u8::from_str_radix(text.get(at + 1..at + 3)?, 16).ok()).flatten();
+        match hex {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(if bytes[at] == b'+' { b' ' } else { bytes[at] });
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::head::{CREDENTIALS, split_key};
 use crate::live::{KeyEntry, Live, Prepared, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
+use crate::websocket::KEY_PROTOCOL;
 use pingora_http::RequestHeader;
 use std::sync::Arc;
 
@@ -47,5 +48,9 @@ fn credential(head: &RequestHeader) -> Option<&str> {
         };
         return Some(value.trim());
     }
-    head.uri.query().and_then(|query| split_key(query).0)
+    if let Some(key) = head.uri.query().and_then(|query| split_key(query).0) {
+        return Some(key);
+    }
+    let protocols = head.headers.get("sec-websocket-protocol")?.to_str().ok()?;
+    protocols.split(',').find_map(|name| name.trim().strip_prefix(KEY_PROTOCOL))
 }

@@ -3,6 +3,7 @@
 use crate::admit::Admitted;
 use crate::head::split_key;
 use crate::refuse::{ErrorCode, Refusal};
+use http::Method;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
 use sluice_wire::{Dialect, Envelope};
@@ -37,7 +38,12 @@ pub async fn intake(session: &mut ServerSession, admitted: Admitted) -> Result<I
     if declared.is_some_and(|bytes| bytes > limit) {
         return Err(Refusal::body_too_large(limit));
     }
-    let dialect = if path == EXPLAIN { Dialect::Chat } else { Dialect::of_path(&path) };
+    let dialect = match (path.as_str(), &head.method) {
+        (EXPLAIN, _) => Dialect::Chat,
+        (path, &Method::POST) => Dialect::of_path(path),
+        // Reading stored completions, for example: the paths of conversations, but none.
+        _ => Dialect::Other,
+    };
     let content_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
     let json =
         content_type.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));

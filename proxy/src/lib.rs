@@ -3,6 +3,7 @@
 //! [`exchange`](crate::exchange) reads like the journey: each step takes the type that the step before it gives, so a
 //! step cannot be left out. This crate knows no storage formats, no scoring and no SQL.
 
+// The journey, in its order.
 mod server;
 
 mod exchange;
@@ -23,16 +24,29 @@ mod scrub;
 
 mod dispatch;
 
+mod attempt;
+
+mod answer;
+
+mod events;
+
 mod relay;
 
 mod settle;
 
+// What it stands on.
+mod certificate;
+mod cors;
 mod head;
 mod live;
 mod metrics;
 mod refuse;
 mod trace;
+mod tunnel;
+mod upstreams;
+mod websocket;
 
 pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;
 pub use server::{ServeError, serve};
+pub use upstreams::States;

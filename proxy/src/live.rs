@@ -4,11 +4,11 @@
 //! exchange keeps the one that it began with to its end.
 
 use crate::metrics::{Metrics, RouteMeters};
+use crate::upstreams::{Provider as UpstreamProvider, States, Target};
 use arc_swap::ArcSwap;
+use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::protocols::ALPN;
-use pingora_core::upstreams::peer::HttpPeer;
-use sluice_config::{BaseUrl, Config, Provider, Route, ScrubKind, WILDCARD};
+use sluice_config::{Config, Route, ScrubKind};
 use sluice_index::{Assembled, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
@@ -27,6 +27,9 @@ pub struct Live {
     prepared: ArcSwap<Prepared>,
     pub(crate) limits: RateLimits,
     pub(crate) connector: TransportConnector,
+    /// For providers that are spoken to over HTTP/2.
+    pub(crate) http2: HttpConnector,
+    states: Arc<States>,
     pub(crate) recalled: moka::sync::Cache<[u8; 32], Arc<Assembled>>,
     /// Keys the hashes of queries, so that a cache key tells nothing outside this process.
     pub(crate) cache_key: [u8; 32],
@@ -35,6 +38,9 @@ pub struct Live {
     origin: Instant,
     running: AtomicUsize,
 }
+
+/// Most idle connections to providers that are kept.
+const MAX_IDLE: usize = 1024;
 
 /// Counts an exchange as running for as long as it lives.
 pub(crate) struct Serving<'l>(&'l AtomicUsize);
@@ -51,7 +57,12 @@ pub struct Prepared {
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) keys: HashMap<[u8; 32], Arc<KeyEntry>>,
     pub(crate) prompts: HashMap<([u8; 16], String), Vec<PromptEntry>>,
+    pub(crate) providers: Vec<Arc<UpstreamProvider>>,
+    /// By name and by alias.
     pub(crate) routes: HashMap<String, Arc<RouteEntry>>,
+    /// Routes and aliases that end in `*`, without it, longest first.
+    prefixes: Vec<(String, Arc<RouteEntry>)>,
+    wildcard: Option<Arc<RouteEntry>>,
 }
 
 /// A key of the snapshot, ready for use.
@@ -72,17 +83,14 @@ pub struct PromptEntry {
     variables: BTreeMap<String, Option<serde_json::Value>>,
 }
 
-/// A route with its provider's connection data.
+/// A route with its targets.
 pub struct RouteEntry {
     pub name: String,
     pub route: Route,
     pub scrub: Vec<Kind>,
-    pub provider: Provider,
-    pub provider_name: String,
-    pub base: BaseUrl,
-    pub host_header: String,
-    pub authorization: Option<String>,
-    pub peer: HttpPeer,
+    /// Never empty.
+    pub targets: Vec<Arc<Target>>,
+    pub fallbacks: Vec<Arc<Target>>,
     meters: OnceLock<RouteMeters>,
 }
 
@@ -93,6 +101,8 @@ pub enum PrepareError {
     Resolve { provider: String, host: String, source: std::io::Error },
     #[error("provider `{provider}`: `{host}` has no address")]
     NoAddress { provider: String, host: String },
+    #[error("provider `{provider}`: cannot use the certificates in `{file}`: {reason}")]
+    Certificates { provider: String, file: String, reason: String },
     #[error("provider `{0}` is built in, and the built-in provider is not running here")]
     NoMock(String),
 }
@@ -105,7 +115,7 @@ pub struct Readiness {
 }
 
 impl Live {
-    pub fn new(prepared: Prepared, pepper: [u8; 32]) -> Live {
+    pub fn new(prepared: Prepared, pepper: [u8; 32], states: Arc<States>) -> Live {
         let recall = &prepared.config.recall;
         let recalled = moka::sync::Cache::builder()
             .weigher(|_, block: &Arc<Assembled>| {
@@ -122,7 +132,9 @@ impl Live {
         Live {
             prepared: ArcSwap::from_pointee(prepared),
             limits: RateLimits::default(),
-            connector: TransportConnector::new(Some(ConnectorOptions::new(1024))),
+            connector: TransportConnector::new(Some(ConnectorOptions::new(MAX_IDLE))),
+            http2: HttpConnector::new(Some(ConnectorOptions::new(MAX_IDLE))),
+            states,
             recalled,
             cache_key,
             pepper,
@@ -150,6 +162,21 @@ impl Live {
     pub fn current(&self) -> (Arc<Config>, Option<Arc<Snapshot>>) {
         let prepared = self.load();
         (Arc::clone(&prepared.config), prepared.snapshot.clone())
+    }
+
+    /// What is known of providers, for building the next configuration on.
+    pub fn states(&self) -> &Arc<States> {
+        &self.states
+    }
+
+    /// Looks up anew, for as long as it is polled, the addresses of the providers in force.
+    pub async fn keep_addresses(&self) {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            for provider in &self.load().providers {
+                provider.refresh().await;
+            }
+        }
     }
 
     /// Puts `next` in force. Exchanges that began before keep what they have.
@@ -195,21 +222,26 @@ impl Prepared {
         config: Arc<Config>,
         snapshot: Option<Arc<Snapshot>>,
         mock: Option<SocketAddr>,
+        states: &States,
     ) -> Result<Prepared, PrepareError> {
-        let mut addresses = HashMap::new();
+        let mut providers = BTreeMap::new();
         for (name, provider) in &config.providers {
-            addresses.insert(name.clone(), resolve(name, provider, mock).await?);
+            providers.insert(name.clone(), Arc::new(UpstreamProvider::new(name, provider, mock, states).await?));
         }
         let mut routes = HashMap::new();
+        let mut prefixes = Vec::new();
+        let mut wildcard = None;
         for (name, route) in &config.routes {
-            // The configuration's check made sure that the provider exists.
-            let (Some(provider), Some((base, address))) =
-                (config.providers.get(&route.provider), addresses.get(&route.provider))
-            else {
-                continue;
-            };
-            routes.insert(name.clone(), Arc::new(RouteEntry::new(name, route, provider, base.clone(), *address)));
+            let entry = Arc::new(RouteEntry::new(name, route, &providers, states));
+            for name in std::iter::once(name).chain(&route.aliases) {
+                match name.strip_suffix('*') {
+                    Some("") => wildcard = Some(Arc::clone(&entry)),
+                    Some(prefix) => prefixes.push((prefix.to_owned(), Arc::clone(&entry))),
+                    None => drop(routes.insert(name.clone(), Arc::clone(&entry))),
+                }
+            }
         }
+        prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         let mut keys = HashMap::new();
         let mut prompts: HashMap<_, Vec<PromptEntry>> = HashMap::new();
         for tenant in snapshot.iter().flat_map(|snapshot| snapshot.registry.get().tenants.iter()) {
@@ -233,7 +265,8 @@ impl Prepared {
                 prompts.entry((tenant.id, entry.alias.clone())).or_default().push(entry);
             }
         }
-        Ok(Prepared { config, snapshot, keys, prompts, routes })
+        let providers = providers.into_values().collect();
+        Ok(Prepared { config, snapshot, keys, prompts, providers, routes, prefixes, wildcard })
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -250,13 +283,16 @@ impl Prepared {
         self.prompts.get(&(tenant, alias.to_owned()))?.iter().find(|prompt| prompt.environment == environment)
     }
 
-    /// The route of that name, or the wildcard's.
+    /// The route of that name: its own, an alias, or the longest prefix.
     pub(crate) fn route(&self, name: &str) -> Option<&Arc<RouteEntry>> {
-        self.routes.get(name)
+        self.routes.get(name).or_else(|| {
+            let fitting = self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix.as_str()));
+            fitting.map(|(_, route)| route)
+        })
     }
 
     pub(crate) fn wildcard(&self) -> Option<&Arc<RouteEntry>> {
-        self.routes.get(WILDCARD)
+        self.wildcard.as_ref()
     }
 }
 
@@ -288,55 +324,37 @@ impl PromptEntry {
 }
 
 impl RouteEntry {
-    fn new(name: &str, route: &Route, provider: &Provider, base: BaseUrl, address: SocketAddr) -> RouteEntry {
-        let mut peer = HttpPeer::new(address, base.tls, base.host.clone());
-        peer.options.connection_timeout = Some(provider.connect_timeout);
-        peer.options.total_connection_timeout = Some(provider.connect_timeout);
-        peer.options.alpn = ALPN::H1;
-        let default_port = if base.tls { 443 } else { 80 };
-        let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
+    fn new(
+        name: &str,
+        route: &Route,
+        providers: &BTreeMap<String, Arc<UpstreamProvider>>,
+        states: &States,
+    ) -> RouteEntry {
         let kinds = route.scrub.iter().map(|kind| match kind {
             ScrubKind::Email => Kind::Email,
             ScrubKind::Phone => Kind::Phone,
             ScrubKind::CreditCard => Kind::CreditCard,
         });
+        // The configuration's check made sure that the providers exist.
+        let targets = |targets: &[sluice_config::Target]| {
+            let made = targets.iter().filter_map(|target| {
+                Some(Arc::new(Target::new(target, Arc::clone(providers.get(&target.provider)?), states)))
+            });
+            made.collect()
+        };
         RouteEntry {
             name: name.to_owned(),
             scrub: kinds.collect(),
+            targets: targets(&route.targets),
+            fallbacks: targets(&route.fallbacks),
             route: route.clone(),
-            provider_name: route.provider.clone(),
-            provider: provider.clone(),
-            host_header: if base.port == default_port { host } else { format!("{host}:{}", base.port) },
-            authorization: provider.api_key.as_ref().map(|key| format!("Bearer {}", key.expose())),
-            base,
-            peer,
             meters: OnceLock::new(),
         }
     }
-}
 
-impl RouteEntry {
     pub fn meters(&self, metrics: &Metrics) -> &RouteMeters {
-        self.meters.get_or_init(|| metrics.route(&self.name, &self.provider_name))
+        self.meters.get_or_init(|| metrics.route(&self.name))
     }
-}
-
-async fn resolve(
-    name: &str,
-    provider: &Provider,
-    mock: Option<SocketAddr>,
-) -> Result<(BaseUrl, SocketAddr), PrepareError> {
-    let Some(base) = &provider.base_url else {
-        let address = mock.ok_or_else(|| PrepareError::NoMock(name.to_owned()))?;
-        let base =
-            BaseUrl { tls: false, host: address.ip().to_string(), port: address.port(), prefix: "/v1".to_owned() };
-        return Ok((base, address));
-    };
-    let failed = |source| PrepareError::Resolve { provider: name.to_owned(), host: base.host.clone(), source };
-    let mut found = tokio::net::lookup_host((base.host.as_str(), base.port)).await.map_err(failed)?;
-    let address =
-        found.next().ok_or_else(|| PrepareError::NoAddress { provider: name.to_owned(), host: base.host.clone() })?;
-    Ok((base.clone(), address))
 }
 
 /// Microseconds since the Unix epoch.

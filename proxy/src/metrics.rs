@@ -80,6 +80,12 @@ struct ProviderLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AttemptLabels {
+    provider: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct TokenLabels {
     route: String,
     direction: &'static str,
@@ -88,6 +94,11 @@ struct TokenLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct KindLabels {
     pub kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabels {
+    direction: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -101,6 +112,11 @@ pub struct RouteMeters {
     requests: [Counter; 6],
     pub input_tokens: Counter,
     pub output_tokens: Counter,
+}
+
+/// Counters of one target, found once.
+pub struct TargetMeters {
+    pub answered: Counter,
     pub upstream: Histogram,
 }
 
@@ -120,11 +136,13 @@ pub struct Metrics {
     steps: Vec<Histogram>,
     pub own: Histogram,
     upstream: Family<ProviderLabels, Histogram, fn() -> Histogram>,
+    attempts: Family<AttemptLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     pub scrubbed: Family<KindLabels, Counter>,
     recall_hit: Counter,
     recall_miss: Counter,
     pub upstream_cancelled: Counter,
+    websocket: [Counter; 2],
     pub epoch: Gauge,
     pub sync_failures: Counter,
 }
@@ -163,7 +181,17 @@ impl Metrics {
             own.clone(),
         );
         let upstream = Family::<ProviderLabels, Histogram, fn() -> Histogram>::new_with_constructor(upstream_buckets);
-        registry.register("upstream_microseconds", "From connecting to the last byte of the answer", upstream.clone());
+        registry.register(
+            "upstream_microseconds",
+            "From the first attempt to the last byte of the answer, by the provider that answered",
+            upstream.clone(),
+        );
+        let attempts = Family::default();
+        registry.register(
+            "attempts",
+            "Attempts at providers by outcome: `answered`, `hedge_lost`, a code of ours, or `status_N` of theirs; retries and hedges count apart, so the sum is what providers may bill",
+            attempts.clone(),
+        );
         let tokens = Family::default();
         registry.register(
             "tokens",
@@ -180,6 +208,10 @@ impl Metrics {
             "Provider calls that were ended because the client had left",
             upstream_cancelled.clone(),
         );
+        let websocket = Family::<DirectionLabels, Counter>::default();
+        registry.register("websocket_bytes", "Bytes of realtime sessions by direction, as framed", websocket.clone());
+        let websocket =
+            ["input", "output"].map(|direction| websocket.get_or_create_owned(&DirectionLabels { direction }));
         let epoch = Gauge::default();
         registry.register("snapshot_epoch", "Epoch of the snapshot in force; 0 before the first", epoch.clone());
         let sync_failures = Counter::default();
@@ -195,7 +227,7 @@ impl Metrics {
         // A family hands out guards of a lock: two in one expression would wait for each other.
         let recall_hit = recall.get_or_create_owned(&ResultLabels { result: "hit" });
         let recall_miss = recall.get_or_create_owned(&ResultLabels { result: "miss" });
-        let unrouted = route_meters(&requests, &tokens, &upstream, "none", "none");
+        let unrouted = route_meters(&requests, &tokens, "none");
         Metrics {
             unrouted,
             errors: errors.collect(),
@@ -206,17 +238,33 @@ impl Metrics {
             requests,
             own,
             upstream,
+            attempts,
             tokens,
             scrubbed,
             upstream_cancelled,
+            websocket,
             epoch,
             sync_failures,
         }
     }
 
-    /// The counters of a route and its provider.
-    pub fn route(&self, route: &str, provider: &str) -> RouteMeters {
-        route_meters(&self.requests, &self.tokens, &self.upstream, route, provider)
+    /// The counters of a route.
+    pub fn route(&self, route: &str) -> RouteMeters {
+        route_meters(&self.requests, &self.tokens, route)
+    }
+
+    /// The counters of a provider's targets.
+    pub fn target(&self, provider: &str) -> TargetMeters {
+        let labels = AttemptLabels { provider: provider.to_owned(), outcome: "answered" };
+        TargetMeters {
+            answered: self.attempts.get_or_create_owned(&labels),
+            upstream: self.upstream.get_or_create_owned(&ProviderLabels { provider: provider.to_owned() }),
+        }
+    }
+
+    /// Counts an attempt that did not give the answer.
+    pub fn attempt_failed(&self, provider: &str, outcome: &'static str) {
+        self.attempts.get_or_create_owned(&AttemptLabels { provider: provider.to_owned(), outcome }).inc();
     }
 
     pub fn error(&self, code: ErrorCode) {
@@ -229,6 +277,11 @@ impl Metrics {
         if let Some(histogram) = self.steps.get(step as usize) {
             histogram.observe(microseconds(took));
         }
+    }
+
+    pub fn websocket_bytes(&self, from_client: bool, bytes: usize) {
+        let [input, output] = &self.websocket;
+        if from_client { input } else { output }.inc_by(bytes as u64);
     }
 
     pub fn recall(&self, hit: bool) {
@@ -247,9 +300,7 @@ impl Metrics {
 fn route_meters(
     requests: &Family<RequestLabels, Counter>,
     tokens: &Family<TokenLabels, Counter>,
-    upstream: &Family<ProviderLabels, Histogram, fn() -> Histogram>,
     route: &str,
-    provider: &str,
 ) -> RouteMeters {
     let class = |status_class| requests.get_or_create_owned(&RequestLabels { route: route.to_owned(), status_class });
     let direction = |direction| tokens.get_or_create_owned(&TokenLabels { route: route.to_owned(), direction });
@@ -257,7 +308,6 @@ fn route_meters(
         requests: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
         input_tokens: direction("input"),
         output_tokens: direction("output"),
-        upstream: upstream.get_or_create_owned(&ProviderLabels { provider: provider.to_owned() }),
     }
 }
 

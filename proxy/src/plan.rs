@@ -1,13 +1,14 @@
 //! What is to be done for this request: route, prompt, what to recall, how much.
 
 use crate::admit::Admitted;
+use crate::head::percent_decode;
 use crate::intake::{Body, EXPLAIN, Intake};
 use crate::live::RouteEntry;
 use crate::refuse::{ErrorCode, Refusal};
 use http::HeaderMap;
 use sluice_policies::grant::Assert;
 use sluice_text::Variables;
-use sluice_wire::Dialect;
+use sluice_wire::{Dialect, gemini_model};
 use std::sync::Arc;
 
 /// A decided request.
@@ -17,8 +18,12 @@ pub struct Plan {
     pub query: String,
     pub body: Body,
     pub route: Arc<RouteEntry>,
-    /// What the provider is asked for; `None` when the request names no model.
+    /// What the client named; a target's own model replaces it.
     pub model: Option<String>,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// Hash of what the request belongs to, so that it stays with a provider whose prompt cache is warm.
+    pub session: Option<u64>,
     /// Alias and environment of the managed prompt, which exists.
     pub prompt: Option<(String, String)>,
     pub variables: Variables,
@@ -36,6 +41,33 @@ struct Steering {
     variables: Option<Variables>,
     collections: Option<Vec<String>>,
     context_tokens: Option<usize>,
+    session: Option<String>,
+}
+
+impl Plan {
+    /// The client's own body.
+    pub fn asked(&self) -> &str {
+        match &self.body {
+            Body::Json(envelope) => envelope.text(),
+            Body::Empty | Body::Unread => "{}",
+        }
+    }
+
+    /// The caller's own `instructions`, as written.
+    pub fn instructions(&self) -> Option<&str> {
+        match &self.body {
+            Body::Json(envelope) => envelope.instructions(),
+            Body::Empty | Body::Unread => None,
+        }
+    }
+
+    /// The client's dialect.
+    pub fn dialect(&self) -> Dialect {
+        match &self.body {
+            Body::Json(envelope) => envelope.dialect(),
+            Body::Empty | Body::Unread => Dialect::Other,
+        }
+    }
 }
 
 pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
@@ -54,8 +86,19 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         steering.read_body(written, grant)?;
     }
     steering.read_headers(headers, grant)?;
-    let named = envelope.and_then(|envelope| envelope.model()).map(|model| model.into_owned());
-    let is_chat = envelope.is_some_and(|envelope| envelope.dialect() == Dialect::Chat);
+    let in_path = gemini_model(&path);
+    let named = match in_path {
+        Some((model, _)) => Some(percent_decode(model)),
+        None => envelope
+            .and_then(|envelope| envelope.model())
+            .map(|model| model.into_owned())
+            .or_else(|| realtime_model(&path, &query)),
+    };
+    let stream = match in_path {
+        Some((_, verb)) => verb == "streamGenerateContent",
+        None => envelope.is_some_and(|envelope| envelope.stream()),
+    };
+    let is_chat = envelope.is_some_and(|envelope| envelope.dialect().is_conversation());
     if is_chat && named.is_none() {
         return Err(Refusal::new(ErrorCode::InvalidRequest, "`model` is missing; name a route or a model"));
     }
@@ -81,14 +124,19 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         }
     }
     let context_tokens = steering.context_tokens.unwrap_or(usize::MAX).min(route.route.context_tokens);
-    let model = named.map(|named| route.route.model.clone().unwrap_or(named));
+    let session = steering.session.as_deref().map(|session| {
+        let hash = blake3::Hasher::new().update(&admitted.principal.key.tenant).update(session.as_bytes()).finalize();
+        u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
+    });
     Ok(Plan {
         admitted,
         path,
         query,
         body,
         route,
-        model,
+        model: named,
+        stream,
+        session,
         prompt,
         variables: steering.variables.unwrap_or_default(),
         collections,
@@ -97,14 +145,20 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
     })
 }
 
+/// The model of a realtime session, which stands in the query.
+fn realtime_model(path: &str, query: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter(|_| path == "/v1/realtime");
+    pairs.find_map(|pair| pair.strip_prefix("model=")).map(percent_decode)
+}
+
 /// The route that serves `named`: its own, or the wildcard. What a key may not use looks like what is not there.
 fn choose(admitted: &Admitted, named: Option<&str>) -> Result<Arc<RouteEntry>, Refusal> {
     let prepared = &admitted.principal.prepared;
     let grant = &admitted.principal.key.grant;
     if let Some(route) = named.and_then(|name| prepared.route(name)) {
-        return match grant.routes.allows(&route.name) && route.name != sluice_config::WILDCARD {
+        return match grant.routes.allows(&route.name) {
             true => Ok(Arc::clone(route)),
-            false => Err(Refusal::no_such_model(&route.name)),
+            false => Err(Refusal::no_such_model(named.unwrap_or_default())),
         };
     }
     let name = named.unwrap_or("*");
@@ -154,8 +208,9 @@ impl Steering {
                 Assert::ContextTokens => {
                     self.context_tokens = Some(value.as_u64().ok_or_else(|| wrong("a number of tokens"))? as usize)
                 }
-                // Accepted so that programs can send them already; sessions and subjects have no state yet.
-                Assert::Session | Assert::Subject | Assert::Agent => drop(text()?),
+                Assert::Session => self.session = Some(text()?),
+                // Accepted so that programs can send them already; subjects and agents have no state yet.
+                Assert::Subject | Assert::Agent => drop(text()?),
                 Assert::Explain => {
                     return Err(invalid(format!("to see what would be sent, send this body to `{EXPLAIN}`")));
                 }
@@ -174,6 +229,9 @@ impl Steering {
                 .map_err(|_| Refusal::new(ErrorCode::InvalidRequest, format!("`{name}` is not readable text")))?;
             Ok(Some(text.to_owned()))
         };
+        if let Some(session) = header("x-sluice-session", Assert::Session)? {
+            self.session = Some(session);
+        }
         if let Some(prompt) = header("x-sluice-prompt", Assert::Prompt)? {
             self.prompt = Some(prompt);
         }

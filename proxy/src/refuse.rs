@@ -4,10 +4,11 @@
 //! the caller, whose fault it was, and whether trying again makes sense.
 
 use pingora_http::ResponseHeader;
-use serde_json::json;
 use sluice_policies::grant::Assert;
 use sluice_policies::limits::TooMany;
-use sluice_wire::EnvelopeError;
+use sluice_wire::{EnvelopeError, Failure, Family};
+use std::borrow::Cow;
+use std::time::Duration;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,9 @@ pub enum ErrorCode {
     PromptRenderFailed,
     PromptNotFound,
     UnscrubbableContent,
+    UnsupportedField,
+    UnsupportedEndpoint,
+    UpstreamUnavailable,
     UpstreamConnectFailed,
     UpstreamTimeout,
     UpstreamProtocolError,
@@ -57,7 +61,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 22] = [
+    pub const ALL: [ErrorCode; 25] = [
         ErrorCode::InvalidApiKey,
         ErrorCode::NotPermitted,
         ErrorCode::ModelNotFound,
@@ -73,6 +77,9 @@ impl ErrorCode {
         ErrorCode::PromptRenderFailed,
         ErrorCode::PromptNotFound,
         ErrorCode::UnscrubbableContent,
+        ErrorCode::UnsupportedField,
+        ErrorCode::UnsupportedEndpoint,
+        ErrorCode::UpstreamUnavailable,
         ErrorCode::UpstreamConnectFailed,
         ErrorCode::UpstreamTimeout,
         ErrorCode::UpstreamProtocolError,
@@ -102,6 +109,9 @@ impl ErrorCode {
             PromptRenderFailed => ("prompt_render_failed", 400, "invalid_request_error", Caller, false),
             PromptNotFound => ("prompt_not_found", 404, "invalid_request_error", Caller, false),
             UnscrubbableContent => ("unscrubbable_content", 400, "invalid_request_error", Policy, false),
+            UnsupportedField => ("unsupported_field", 400, "invalid_request_error", Caller, false),
+            UnsupportedEndpoint => ("unsupported_endpoint", 404, "invalid_request_error", Caller, false),
+            UpstreamUnavailable => ("upstream_unavailable", 503, "upstream_error", Provider, true),
             UpstreamConnectFailed => ("upstream_connect_failed", 502, "upstream_error", Provider, true),
             UpstreamTimeout => ("upstream_timeout", 504, "upstream_error", Provider, true),
             UpstreamProtocolError => ("upstream_protocol_error", 502, "upstream_error", Provider, true),
@@ -132,20 +142,29 @@ pub struct Row {
 pub struct Refusal {
     pub code: ErrorCode,
     message: String,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
+    /// How long the caller should wait.
+    wait: Option<Duration>,
     pub too_many: Option<TooMany>,
     /// Whether the request's body was not read to its end, so that the connection cannot be used again.
     pub unread: bool,
+    /// Whether the head of an event stream has been sent already, so that this must be said in band.
+    pub begun: bool,
 }
 
 impl Refusal {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Refusal {
-        Refusal { code, message: message.into(), param: None, too_many: None, unread: false }
+        Refusal { code, message: message.into(), param: None, wait: None, too_many: None, unread: false, begun: false }
     }
 
     /// The same, with bytes of the request's body still on the connection.
     pub fn with_unread_body(self) -> Refusal {
         Refusal { unread: true, ..self }
+    }
+
+    /// The same, after the head of an event stream has been sent if `begun`.
+    pub fn in_band(self, begun: bool) -> Refusal {
+        Refusal { begun, ..self }
     }
 
     pub fn invalid_key() -> Refusal {
@@ -160,7 +179,7 @@ impl Refusal {
         let message = format!(
             "The model `{model}` does not exist or this key may not use it. `GET /v1/models` lists what it may."
         );
-        Refusal { param: Some("model"), ..Refusal::new(ErrorCode::ModelNotFound, message) }
+        Refusal { param: Some("model".into()), ..Refusal::new(ErrorCode::ModelNotFound, message) }
     }
 
     pub fn too_many(too_many: TooMany) -> Refusal {
@@ -169,7 +188,11 @@ impl Refusal {
             too_many.standing.limit,
             go_duration(too_many.retry_after)
         );
-        Refusal { too_many: Some(too_many), ..Refusal::new(ErrorCode::RateLimitExceeded, message) }
+        Refusal {
+            wait: Some(too_many.retry_after),
+            too_many: Some(too_many),
+            ..Refusal::new(ErrorCode::RateLimitExceeded, message)
+        }
     }
 
     pub fn may_not(assert: Assert) -> Refusal {
@@ -202,11 +225,49 @@ impl Refusal {
         )
     }
 
-    /// The body of the response, in OpenAI's shape.
-    pub fn body(&self) -> Vec<u8> {
+    /// What the target's dialect has no words for.
+    pub fn unsupported_fields(lost: &[String], target: &str) -> Refusal {
+        let names: Vec<String> = lost.iter().map(|field| format!("`{field}`")).collect();
+        let message = format!(
+            "{} cannot be expressed for `{target}`, which speaks another dialect. Leave it out, or set `drop_unsupported` in the route.",
+            names.join(", ")
+        );
+        let param = lost.first().cloned().map(Cow::Owned);
+        Refusal { param, ..Refusal::new(ErrorCode::UnsupportedField, message) }
+    }
+
+    pub fn untranslatable(field: &str, reason: &str) -> Refusal {
+        let param = Some(Cow::Owned(field.to_owned()));
+        Refusal { param, ..Refusal::new(ErrorCode::InvalidRequest, format!("`{field}` {reason}")) }
+    }
+
+    pub fn unsupported_endpoint(path: &str, provider: &str) -> Refusal {
+        Refusal::new(
+            ErrorCode::UnsupportedEndpoint,
+            format!("The provider `{provider}` has no `{path}`, and its dialect no equivalent of it."),
+        )
+    }
+
+    /// No target can be tried now.
+    pub fn unavailable(message: impl Into<String>, wait: Duration) -> Refusal {
+        Refusal { wait: Some(wait), ..Refusal::new(ErrorCode::UpstreamUnavailable, message) }
+    }
+
+    /// The error, free of any dialect.
+    pub fn failure(&self) -> Failure<'_> {
         let row = self.code.row();
-        let error = json!({ "message": self.message, "type": row.kind, "param": self.param, "code": row.name });
-        json!({ "error": error }).to_string().into_bytes()
+        Failure {
+            status: row.status,
+            kind: row.kind.into(),
+            code: Some(row.name.into()),
+            param: self.param.as_deref().map(Cow::Borrowed),
+            message: Cow::Borrowed(&self.message),
+        }
+    }
+
+    /// The body of the response, in the family's shape.
+    pub fn body(&self, family: Family) -> String {
+        self.failure().body(family)
     }
 
     /// The response's own headers; the exchange adds those that every response has.
@@ -216,18 +277,18 @@ impl Refusal {
         header.insert_header("content-type", "application/json")?;
         header.insert_header("content-length", body_length)?;
         header.insert_header("x-should-retry", if row.retry { "true" } else { "false" })?;
-        if let Some(too_many) = &self.too_many {
+        if let Some(wait) = self.wait {
             // Rounded up: a client that waits exactly this long is admitted.
-            let seconds = too_many.retry_after.as_millis().div_ceil(1000).max(1);
+            let seconds = wait.as_millis().div_ceil(1000).max(1);
             header.insert_header("retry-after", seconds.to_string())?;
-            header.insert_header("retry-after-ms", too_many.retry_after.as_millis().max(1).to_string())?;
+            header.insert_header("retry-after-ms", wait.as_millis().max(1).to_string())?;
         }
         Ok(header)
     }
 }
 
 /// A duration as OpenAI's rate-limit headers write it: `120ms`, `8.64s`, `6m0s`.
-pub fn go_duration(duration: std::time::Duration) -> String {
+pub fn go_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     match milliseconds {
         0..1_000 => format!("{milliseconds}ms"),
@@ -242,7 +303,6 @@ pub fn go_duration(duration: std::time::Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn every_code_has_a_name_of_its_own() {
@@ -250,6 +310,19 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ErrorCode::ALL.len());
+    }
+
+    #[test]
+    fn the_documented_table_is_the_table() {
+        let documented = include_str!("../../docs/errors.md");
+        let rows: Vec<&str> = documented.lines().filter(|line| line.starts_with("| `")).collect();
+        let shown = ErrorCode::ALL.iter().filter(|code| **code != ErrorCode::ClientDeparted);
+        for row in shown.clone().map(|code| code.row()) {
+            let retry = if row.retry { "yes" } else { "no" };
+            let start = format!("| `{}` | {} | {} | {} | {retry} |", row.name, row.status, row.kind, row.fault.name());
+            assert!(rows.iter().any(|line| line.starts_with(&start)), "docs/errors.md lacks: {start}");
+        }
+        assert_eq!(rows.len(), shown.count(), "docs/errors.md names a code that does not exist");
     }
 
     #[test]

@@ -1,32 +1,50 @@
 //! Personal data out of everything that leaves. [`Scrubbed`] is the only type that dispatch accepts.
 
 use crate::compose::Composed;
+use crate::head::percent_decode;
 use crate::intake::Body;
 use crate::refuse::Refusal;
+use crate::upstreams::Target;
+use sluice_config::ProviderKind;
 use sluice_policies::scrub::{Kind, Series, Vault, detect};
-use sluice_wire::chat::message_before_another;
 use sluice_wire::json::{decode, decode_pieces};
-use sluice_wire::{Envelope, NestedText, Position, Splices, TextSpan};
+use sluice_wire::translate::{self, Translated};
+use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, gemini_model};
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A request that may leave.
 pub struct Scrubbed {
     pub composed: Composed,
-    pub vault: Vault,
+    pub vault: Arc<Vault>,
+    /// Whether the retrieved context found no place in the conversation.
+    pub context_homeless: bool,
     payload: Payload,
 }
 
 enum Payload {
-    /// The client's body and the edits to it, but for `model`, which depends on the target.
+    /// The client's body and the edits to it, but for those that depend on the target.
     Edited(Splices),
     Empty,
     Unread,
 }
 
 /// What is sent to one target.
-pub enum Encoded {
-    Body(String),
+pub struct Encoded {
+    pub body: EncodedBody,
+    /// The dialect that the target gets, and answers in.
+    pub dialect: Dialect,
+    /// Path and query.
+    pub path: String,
+    /// What the target's dialect could not express and the route allows to drop.
+    pub lost: Vec<String>,
+    /// Whether usage was asked for although the caller did not.
+    pub asked_usage: bool,
+}
+
+pub enum EncodedBody {
+    Json(String),
     Empty,
     /// Still at the client.
     Unread,
@@ -36,6 +54,7 @@ pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
     let plan = &composed.recalled.plan;
     let kinds = plan.route.scrub.clone();
     let mut vault = Vault::default();
+    let mut context_homeless = false;
     let listed = plan.route.route.unscrubbable_paths.iter().any(|prefix| plan.path.starts_with(prefix.as_str()));
     if !kinds.is_empty() && !listed {
         check_target(&plan.path, &plan.query, &kinds)?;
@@ -72,30 +91,126 @@ pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
             for span in &texts.spans {
                 scrub_span(envelope, span, &kinds, &mut vault, &mut splices);
             }
-            insert(envelope, &composed, &kinds, &mut vault, &mut splices);
+            context_homeless = !insert(envelope, &composed, &kinds, &mut vault, &mut splices);
             Payload::Edited(splices)
         }
     };
-    Ok(Scrubbed { composed, vault, payload })
+    Ok(Scrubbed { composed, vault: Arc::new(vault), context_homeless, payload })
 }
 
 impl Scrubbed {
-    /// The request as the target is to get it.
-    pub fn encode(&self) -> Encoded {
+    /// The client's dialect.
+    pub fn dialect(&self) -> Dialect {
+        self.composed.recalled.plan.dialect()
+    }
+
+    /// Whether the body is still at the client, to be streamed.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.payload, Payload::Unread)
+    }
+
+    /// The request as `target` is to get it.
+    pub fn encode(&self, target: &Target) -> Result<Encoded, Refusal> {
         let plan = &self.composed.recalled.plan;
-        match (&self.payload, &plan.body) {
+        let dialect = self.dialect();
+        let theirs = target.provider.family.unwrap_or(Family::of_path(&plan.path));
+        let model = target.model.as_deref().or(plan.model.as_deref());
+        let mut encoded =
+            Encoded { body: EncodedBody::Empty, dialect, path: String::new(), lost: Vec::new(), asked_usage: false };
+        if Family::of_path(&plan.path) != theirs {
+            let (true, Payload::Edited(splices), Body::Json(envelope)) =
+                (dialect.is_conversation(), &self.payload, &plan.body)
+            else {
+                return Err(Refusal::unsupported_endpoint(&plan.path, &target.provider.name));
+            };
+            let body = splices.apply(envelope.text());
+            let model = model.unwrap_or_default();
+            let asked = translate::Target { model, max_output_tokens: target.max_output_tokens, stream: plan.stream };
+            let Translated { body, lost } = translate::request(dialect, theirs.conversation(), &body, &asked)
+                .map_err(|error| Refusal::untranslatable(&error.field, &error.reason))?;
+            if !lost.is_empty() && !plan.route.route.drop_unsupported {
+                return Err(Refusal::unsupported_fields(&lost, &target.provider.name));
+            }
+            encoded.body = EncodedBody::Json(body);
+            encoded.lost = lost;
+            encoded.dialect = theirs.conversation();
+            encoded.path = translated_path(target, theirs, model, plan.stream);
+            return Ok(encoded);
+        }
+        encoded.path = own_path(&plan.path, &plan.query, target, model);
+        encoded.body = match (&self.payload, &plan.body) {
             (Payload::Edited(splices), Body::Json(envelope)) => {
                 let mut splices = splices.clone();
                 let named = envelope.model();
-                if let Some(model) = plan.model.as_deref().filter(|model| Some(*model) != named.as_deref()) {
+                let is_new = |model: &&str| Some(*model) != named.as_deref();
+                if let Some(model) = model.filter(is_new).filter(|_| gemini_model(&plan.path).is_none()) {
                     envelope.set_model(model, &mut splices);
                 }
-                Encoded::Body(splices.apply(envelope.text()))
+                if let Some(limit) = target.max_output_tokens {
+                    envelope.limit_output(limit, &mut splices);
+                }
+                let streams = plan.stream && matches!(dialect, Dialect::Chat | Dialect::Completions);
+                if streams && target.provider.config.stream_usage && !envelope.wants_usage() {
+                    envelope.ask_usage(&mut splices);
+                    encoded.asked_usage = true;
+                }
+                EncodedBody::Json(splices.apply(envelope.text()))
             }
-            (Payload::Unread, _) => Encoded::Unread,
-            _ => Encoded::Empty,
+            (Payload::Unread, _) => EncodedBody::Unread,
+            _ => EncodedBody::Empty,
+        };
+        Ok(encoded)
+    }
+}
+
+/// Where a conversation goes whose client speaks another dialect.
+fn translated_path(target: &Target, family: Family, model: &str, stream: bool) -> String {
+    match family {
+        Family::OpenAi => own_path("/v1/chat/completions", "", target, Some(model)),
+        Family::Anthropic => own_path("/v1/messages", "", target, Some(model)),
+        Family::Gemini if stream => own_path("/v1beta/models/x:streamGenerateContent", "alt=sse", target, Some(model)),
+        Family::Gemini => own_path("/v1beta/models/x:generateContent", "", target, Some(model)),
+    }
+}
+
+/// A path of the target's own dialect, below the target's base, with the target's model where a path names one.
+fn own_path(path: &str, query: &str, target: &Target, model: Option<&str>) -> String {
+    let provider = &target.provider;
+    let mut query = query.to_owned();
+    let below = match gemini_model(path) {
+        Some((named, verb)) => format!("/models/{}:{verb}", path_segment(model.unwrap_or(named))),
+        None => path.strip_prefix("/v1beta").or_else(|| path.strip_prefix("/v1")).unwrap_or(path).to_owned(),
+    };
+    let path = match provider.config.kind {
+        // The built-in provider has every dialect at its usual place.
+        ProviderKind::Mock => {
+            let version = if path.starts_with("/v1beta") { "/v1beta" } else { "/v1" };
+            format!("{}{version}{below}", provider.base.prefix)
+        }
+        ProviderKind::Azure => {
+            const DEPLOYED: [&str; 5] = ["/chat/completions", "/completions", "/embeddings", "/images/", "/audio/"];
+            let version = provider.config.api_version.as_deref().unwrap_or_default();
+            query = format!("api-version={version}{}{query}", if query.is_empty() { "" } else { "&" });
+            match (DEPLOYED.iter().any(|start| below.starts_with(start)), model) {
+                (true, Some(model)) => format!("{}/deployments/{}{below}", provider.base.prefix, path_segment(model)),
+                _ => format!("{}{below}", provider.base.prefix),
+            }
+        }
+        _ => format!("{}{below}", provider.base.prefix),
+    };
+    if query.is_empty() { path } else { format!("{path}?{query}") }
+}
+
+/// A model's name as it stands in a path; a slash in it parts segments there too.
+fn path_segment(model: &str) -> String {
+    let mut out = String::with_capacity(model.len());
+    for byte in model.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' | b'@' => out.push(byte as char),
+            other => out.push_str(&format!("%{other:02X}")),
         }
     }
+    out
 }
 
 fn reserve(vault: &mut Vault, written: &str) {
@@ -109,21 +224,16 @@ fn reserve(vault: &mut Vault, written: &str) {
     }
 }
 
-/// Puts the rendered prompt and the recalled block in, themselves scrubbed.
-fn insert(envelope: &Envelope, composed: &Composed, kinds: &[Kind], vault: &mut Vault, splices: &mut Splices) {
+/// Puts the rendered prompt and the recalled block in, themselves scrubbed. `false` when the block has no place.
+fn insert(envelope: &Envelope, composed: &Composed, kinds: &[Kind], vault: &mut Vault, splices: &mut Splices) -> bool {
     let mut managed = |text: &str| match kinds.is_empty() {
         true => text.to_owned(),
         false => replace(text, vault.scrub(text, kinds, Series::Managed)),
     };
     // Prompt first, then block: the prompt is the same from turn to turn, and so are its numbers.
-    let system: String =
-        composed.system.iter().map(|message| message_before_another(&message.role, &managed(&message.text))).collect();
-    if let (false, Some(place)) = (system.is_empty(), envelope.place(Position::Start)) {
-        splices.insert(place, system);
-    }
-    if let (Some(block), Some(place)) = (&composed.block, envelope.place(Position::BeforeLastUser)) {
-        splices.insert(place, message_before_another("user", &managed(block)));
-    }
+    let prompt = composed.system.iter().map(|message| (message.role.to_string(), managed(&message.text))).collect();
+    let additions = Additions { prompt, context: composed.block.as_deref().map(managed) };
+    envelope.add(&additions, splices)
 }
 
 fn replace(text: &str, edits: Vec<(Range<usize>, String)>) -> String {
@@ -224,30 +334,9 @@ fn check_target(path: &str, query: &str, kinds: &[Kind]) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%').then(|| u8::from_str_radix(text.get(at + 1..at + 3)?, 16).ok()).flatten();
-        match hex {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(if bytes[at] == b'+' { b' ' } else { bytes[at] });
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_wire::Dialect;
 
     fn scrub_body(body: &str) -> String {
         let envelope = Envelope::parse(Dialect::Chat, body.as_bytes().to_vec()).unwrap();

@@ -1,5 +1,6 @@
 //! The public listener: pingora's connections, TLS, HTTP/1.1 and HTTP/2, and graceful end.
 
+use crate::certificate::CertificateKeeper;
 use crate::exchange::{After, exchange};
 use crate::live::Live;
 use async_trait::async_trait;
@@ -183,8 +184,10 @@ pub fn serve(live: Arc<Live>, server: &ServerConfig) -> Result<(), ServeError> {
             let (certificate, key) = (tls.certificate_file.to_string_lossy(), tls.key_file.to_string_lossy());
             let failed =
                 |reason: String| ServeError::Tls { certificate: certificate.to_string(), key: key.to_string(), reason };
+            let keeper = CertificateKeeper::new(tls).map_err(failed)?;
             let mut settings =
                 TlsSettings::intermediate(&certificate, &key).map_err(|error| failed(error.to_string()))?;
+            settings.set_cert_resolver(Arc::new(keeper));
             settings.enable_h2();
             service.add_tls_with_settings(&address, None, settings);
         }

@@ -3,6 +3,7 @@
 use crate::live::{Live, RouteEntry};
 use crate::metrics::{KindLabels, Step, microseconds};
 use crate::refuse::ErrorCode;
+use crate::upstreams::Target;
 use sluice_wire::event::Usage;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ pub struct Tally {
     pub route: Option<Arc<RouteEntry>>,
     pub status: u16,
     pub error: Option<ErrorCode>,
-    pub usage: Option<Usage>,
+    /// Who answered.
+    pub target: Option<Arc<Target>>,
+    pub usage: Usage,
     pub upstream: Option<Duration>,
     pub scrubbed: Vec<(&'static str, u32)>,
 }
@@ -33,7 +36,8 @@ impl Tally {
             route: None,
             status: 0,
             error: None,
-            usage: None,
+            target: None,
+            usage: Usage::default(),
             upstream: None,
             scrubbed: Vec::new(),
         }
@@ -88,13 +92,13 @@ pub fn settle(tally: Tally, live: &Live) {
         }
     }
     metrics.own.observe(microseconds(tally.own()));
-    if let Some(upstream) = tally.upstream {
-        meters.upstream.observe(microseconds(upstream));
+    if let Some(target) = &tally.target {
+        let meters = target.meters(metrics);
+        meters.answered.inc();
+        meters.upstream.observe(tally.upstream.map_or(0.0, microseconds));
     }
-    if let Some(usage) = tally.usage {
-        meters.input_tokens.inc_by(usage.prompt_tokens);
-        meters.output_tokens.inc_by(usage.completion_tokens);
-    }
+    meters.input_tokens.inc_by(tally.usage.input.unwrap_or(0));
+    meters.output_tokens.inc_by(tally.usage.output.unwrap_or(0));
     for (kind, count) in &tally.scrubbed {
         metrics.scrubbed.get_or_create(&KindLabels { kind }).inc_by(u64::from(*count));
     }
@@ -107,13 +111,13 @@ pub fn settle(tally: Tally, live: &Live) {
     tracing::debug!(
         request_id = tally.request_id,
         route = tally.route.as_ref().map(|route| route.name.as_str()),
-        provider = tally.route.as_ref().map(|route| route.provider_name.as_str()),
+        provider = tally.target.as_ref().map(|target| target.provider.name.as_str()),
         status = tally.status,
         error = tally.error.map(|code| code.row().name),
         milliseconds = microseconds(tally.started.elapsed()) / 1000.0,
         own_milliseconds = microseconds(tally.own()) / 1000.0,
-        input_tokens = tally.usage.map(|usage| usage.prompt_tokens),
-        output_tokens = tally.usage.map(|usage| usage.completion_tokens),
+        input_tokens = tally.usage.input,
+        output_tokens = tally.usage.output,
         "exchange ended"
     );
 }

@@ -1,7 +1,7 @@
 //! A client's body, kept as it came, with the places in it that Sluice owns.
 
 use crate::dialect::Dialect;
-use crate::json::{Document, JsonError, Kind, Value};
+use crate::json::{Document, JsonError, Kind, Value, escape_into, without_member};
 use crate::splice::Splices;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,7 +25,30 @@ pub enum EnvelopeError {
 }
 
 /// Members of the outermost object that Sluice reads or writes.
-const OWNED: [&str; 7] = ["model", "messages", "stream", "stream_options", "sluice", "input", "prompt"];
+const OWNED: [&str; 12] = [
+    "model",
+    "messages",
+    "contents",
+    "stream",
+    "stream_options",
+    "sluice",
+    "input",
+    "prompt",
+    "system",
+    "instructions",
+    "systemInstruction",
+    "system_instruction",
+];
+
+/// What Sluice adds to a conversation.
+#[derive(Clone, Debug, Default)]
+pub struct Additions {
+    /// The rendered prompt's messages, role and text, before everything of the client's.
+    pub prompt: Vec<(String, String)>,
+    /// Retrieved text, as a user turn directly before the last one, which stays its place through that turn's tool
+    /// loop.
+    pub context: Option<String>,
+}
 
 /// A checked request body. The text never changes; edits are collected in [`Splices`] and made once, at the end.
 #[derive(Clone, Debug)]
@@ -33,15 +56,6 @@ pub struct Envelope {
     text: String,
     document: Document,
     dialect: Dialect,
-}
-
-/// Where a message can be put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Position {
-    /// Before the first message.
-    Start,
-    /// Directly before the last message whose role is `user`, which stays its place through that turn's tool loop.
-    BeforeLastUser,
 }
 
 /// A string that leaves to the provider.
@@ -82,16 +96,7 @@ impl Envelope {
         if root.get("model").is_some_and(|model| model.kind() != Kind::String) {
             return Err(EnvelopeError::WrongType { field: "model", expected: "a string" });
         }
-        if dialect == Dialect::Chat {
-            let messages = root.get("messages").ok_or(EnvelopeError::Missing("messages"))?;
-            let are_objects = messages.children().all(|message| message.kind() == Kind::Object);
-            if messages.kind() != Kind::Array || !are_objects || messages.holds_bare_values() {
-                return Err(EnvelopeError::WrongType { field: "messages", expected: "an array of objects" });
-            }
-            if messages.children().next().is_none() {
-                return Err(EnvelopeError::WrongType { field: "messages", expected: "at least one message" });
-            }
-        }
+        check_turns(dialect, root)?;
         Ok(Envelope { text, document, dialect })
     }
 
@@ -123,10 +128,57 @@ impl Envelope {
         self.root().get("sluice").map(|steering| steering.raw())
     }
 
-    /// The text of the last message with role `user`, parts joined by a line break.
+    /// Whether the caller itself wants usage in its chat stream.
+    pub fn wants_usage(&self) -> bool {
+        let options = self.root().get("stream_options");
+        options.and_then(|options| options.get("include_usage")).is_some_and(|include| include.raw() == "true")
+    }
+
+    /// Asks for usage in the stream, which accounting needs.
+    pub fn ask_usage(&self, splices: &mut Splices) {
+        const ASK: &str = "\"include_usage\":true";
+        let Some(options) = self.root().get("stream_options") else {
+            return self.insert_member(&format!("\"stream_options\":{{{ASK}}}"), splices);
+        };
+        match (options.get("include_usage"), options.kind()) {
+            (Some(include), _) => splices.replace(include.span(), "true"),
+            (None, Kind::Object) => {
+                let comma = if options.children().next().is_some() { "," } else { "" };
+                splices.insert(options.span().start + 1, format!("{ASK}{comma}"));
+            }
+            (None, _) => splices.replace(options.span(), format!("{{{ASK}}}")),
+        }
+    }
+
+    /// Reduces the tokens that are asked for to `limit`.
+    pub fn limit_output(&self, limit: u32, splices: &mut Splices) {
+        let root = self.root();
+        let config = root.get("generationConfig").or_else(|| root.get("generation_config"));
+        let (object, names) = match self.dialect {
+            Dialect::Gemini => (config, ["maxOutputTokens", "max_output_tokens"]),
+            Dialect::Responses => (Some(root), ["max_output_tokens", "max_output_tokens"]),
+            _ => (Some(root), ["max_tokens", "max_completion_tokens"]),
+        };
+        for member in object.iter().flat_map(|object| object.children()) {
+            let is_more = member.raw().parse::<f64>().is_ok_and(|asked| asked > f64::from(limit));
+            if is_more && names.iter().any(|name| member.key_is(name)) {
+                splices.replace(member.span(), limit.to_string());
+            }
+        }
+    }
+
+    /// The raw value of Responses' own `instructions`, which answers echo.
+    pub fn instructions(&self) -> Option<&str> {
+        self.root().get("instructions").map(|instructions| instructions.raw())
+    }
+
+    /// The text of the user's last turn, parts joined by a line break.
     pub fn last_user_text(&self) -> Option<String> {
+        if let Some(input) = self.input_string() {
+            return input.string().map(Cow::into_owned);
+        }
         let message = self.last_user()?;
-        let content = message.get("content")?;
+        let content = message.get(if self.dialect == Dialect::Gemini { "parts" } else { "content" })?;
         match content.kind() {
             Kind::String => content.string().map(Cow::into_owned),
             Kind::Array => {
@@ -137,49 +189,165 @@ impl Envelope {
         }
     }
 
-    fn last_user(&self) -> Option<Value<'_>> {
-        let is_user =
-            |message: &Value<'_>| message.get("role").and_then(|role| role.string()).is_some_and(|role| role == "user");
-        self.root().get("messages")?.children().filter(is_user).last()
+    /// The array of the conversation's turns.
+    fn turns(&self) -> Option<Value<'_>> {
+        let name = match self.dialect {
+            Dialect::Gemini => "contents",
+            Dialect::Responses => "input",
+            _ => "messages",
+        };
+        self.root().get(name).filter(|turns| turns.kind() == Kind::Array)
     }
 
-    /// Where `position` is in this body; `None` when there is no such message.
-    pub fn place(&self, position: Position) -> Option<usize> {
-        match position {
-            Position::Start => self.root().get("messages")?.children().next().map(|first| first.span().start),
-            Position::BeforeLastUser => self.last_user().map(|message| message.span().start),
+    /// Responses' `input`, where it is a single string.
+    fn input_string(&self) -> Option<Value<'_>> {
+        let input = self.root().get("input").filter(|_| self.dialect == Dialect::Responses)?;
+        (input.kind() == Kind::String).then_some(input)
+    }
+
+    /// The last turn that the user wrote. One that carries a tool's results belongs to the turn before it.
+    fn last_user(&self) -> Option<Value<'_>> {
+        self.turns()?.children().filter(|turn| self.is_user(*turn)).last()
+    }
+
+    fn is_user(&self, turn: Value<'_>) -> bool {
+        let role = turn.get("role").and_then(|role| role.string());
+        match self.dialect {
+            Dialect::Messages => {
+                let is_result = |part: Value<'_>| {
+                    part.get("type").and_then(|kind| kind.string()).is_some_and(|kind| kind.ends_with("tool_result"))
+                };
+                role.as_deref() == Some("user")
+                    && !turn.get("content").is_some_and(|content| content.children().any(is_result))
+            }
+            Dialect::Gemini => {
+                let is_result =
+                    |part: Value<'_>| part.get("functionResponse").or(part.get("function_response")).is_some();
+                role.as_deref().is_none_or(|role| role == "user")
+                    && !turn.get("parts").is_some_and(|parts| parts.children().any(is_result))
+            }
+            _ => role.as_deref() == Some("user"),
         }
+    }
+
+    /// Puts `additions` where the dialect wants them. `false` when the context has no place.
+    pub fn add(&self, additions: &Additions, splices: &mut Splices) -> bool {
+        let is_system = |role: &str| matches!(role, "system" | "developer");
+        // Chat has a role for them; the others a member of its own.
+        let (system, opening): (Vec<_>, Vec<_>) = match self.dialect {
+            Dialect::Chat => (Vec::new(), additions.prompt.iter().collect()),
+            _ => additions.prompt.iter().partition(|(role, _)| is_system(role)),
+        };
+        if !system.is_empty() {
+            let texts: Vec<&str> = system.iter().map(|(_, text)| text.as_str()).collect();
+            self.add_system(&texts.join("\n\n"), splices);
+        }
+        let opening: String = opening.iter().map(|(role, text)| self.turn(role, text) + ",").collect();
+        let context = additions.context.as_deref().map(|text| self.turn("user", text) + ",");
+        if let Some(input) = self.input_string() {
+            let before = opening + context.as_deref().unwrap_or_default();
+            if !before.is_empty() {
+                splices.insert(input.span().start, format!("[{before}{{\"role\":\"user\",\"content\":"));
+                splices.insert(input.span().end, "}]");
+            }
+            return true;
+        }
+        let first = self.turns().and_then(|turns| turns.children().next());
+        if let (false, Some(first)) = (opening.is_empty(), first) {
+            splices.insert(first.span().start, opening);
+        }
+        match (context, self.last_user()) {
+            (Some(context), Some(last)) => splices.insert(last.span().start, context),
+            (Some(_), None) => return false,
+            (None, _) => {}
+        }
+        true
+    }
+
+    /// A turn in the dialect's form.
+    fn turn(&self, role: &str, text: &str) -> String {
+        let mut out = String::with_capacity(text.len() + text.len() / 8 + 48);
+        let role = if self.dialect == Dialect::Gemini && role == "assistant" { "model" } else { role };
+        out.push_str("{\"role\":\"");
+        escape_into(role, &mut out);
+        out.push_str(if self.dialect == Dialect::Gemini { "\",\"parts\":[{\"text\":\"" } else { "\",\"content\":\"" });
+        escape_into(text, &mut out);
+        out.push_str(if self.dialect == Dialect::Gemini { "\"}]}" } else { "\"}" });
+        out
+    }
+
+    /// Puts text before the client's own system text.
+    fn add_system(&self, text: &str, splices: &mut Splices) {
+        let mut written = String::with_capacity(text.len() + text.len() / 8);
+        escape_into(text, &mut written);
+        let part = match self.dialect {
+            Dialect::Messages => format!("{{\"type\":\"text\",\"text\":\"{written}\"}}"),
+            _ => format!("{{\"text\":\"{written}\"}}"),
+        };
+        let in_front = |array: Value<'_>, splices: &mut Splices| {
+            let comma = if array.children().next().is_some() { "," } else { "" };
+            splices.insert(array.span().start + 1, format!("{part}{comma}"));
+        };
+        let (name, member) = self.system();
+        match member.filter(|member| !member.is_null()) {
+            Some(member) if member.kind() == Kind::Array => in_front(member, splices),
+            Some(member) if member.kind() == Kind::Object => match member.get("parts") {
+                Some(parts) if parts.kind() == Kind::Array => in_front(parts, splices),
+                _ => splices.insert(member.span().start + 1, format!("\"parts\":[{part}],")),
+            },
+            Some(member) => {
+                if let Some(inner) = member.inner_span() {
+                    splices.insert(inner.start, written + if inner.is_empty() { "" } else { "\\n\\n" });
+                }
+            }
+            None => {
+                let value = match self.dialect {
+                    Dialect::Gemini => format!("{{\"parts\":[{part}]}}"),
+                    _ => format!("\"{written}\""),
+                };
+                match member {
+                    Some(null) => splices.replace(null.span(), value),
+                    None => self.insert_member(&format!("\"{name}\":{value}"), splices),
+                }
+            }
+        }
+    }
+
+    /// The member that holds the client's system text, and its name.
+    fn system(&self) -> (&'static str, Option<Value<'_>>) {
+        let root = self.root();
+        match self.dialect {
+            Dialect::Gemini => match root.get("system_instruction") {
+                Some(member) => ("system_instruction", Some(member)),
+                None => ("systemInstruction", root.get("systemInstruction")),
+            },
+            Dialect::Responses => ("instructions", root.get("instructions")),
+            _ => ("system", root.get("system")),
+        }
+    }
+
+    /// Writes a member before all others.
+    fn insert_member(&self, written: &str, splices: &mut Splices) {
+        let others = self.root().children().any(|member| !member.key_is("sluice"));
+        let comma = if others { "," } else { "" };
+        splices.insert(self.root().span().start + 1, format!("{written}{comma}"));
     }
 
     /// Takes the member `sluice` out.
     pub fn remove_steering(&self, splices: &mut Splices) {
         let Some(member) = self.root().get("sluice") else { return };
         let Some(key) = member.key_span() else { return };
-        let bytes = self.text.as_bytes();
-        let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
-        let skip = |from: usize| from + bytes[from..].iter().take_while(|byte| is_space(byte)).count();
-        let after = skip(member.span().end);
-        let range = if bytes.get(after) == Some(&b',') {
-            key.start..skip(after + 1)
-        } else {
-            let before = key.start - bytes[..key.start].iter().rev().take_while(|byte| is_space(byte)).count();
-            let comma = before > 0 && bytes[before - 1] == b',';
-            (if comma { before - 1 } else { key.start })..member.span().end
-        };
+        let range = without_member(&self.text, key.start..member.span().end);
         splices.replace(range, "");
     }
 
     /// Gives the body another `model`; a body that named none gets one.
     pub fn set_model(&self, model: &str, splices: &mut Splices) {
         let mut written = String::with_capacity(model.len() + 2);
-        crate::json::escape_into(model, &mut written);
+        escape_into(model, &mut written);
         match self.root().get("model") {
             Some(member) => splices.replace(member.span(), format!("\"{written}\"")),
-            None => {
-                let others = self.root().children().any(|member| !member.key_is("sluice"));
-                let comma = if others { "," } else { "" };
-                splices.insert(self.root().span().start + 1, format!("\"model\":\"{written}\"{comma}"));
-            }
+            None => self.insert_member(&format!("\"model\":\"{written}\""), splices),
         }
     }
 
@@ -190,6 +358,12 @@ impl Envelope {
         for member in self.root().children() {
             if member.key_is("model") || member.key_is("sluice") {
                 continue;
+            }
+            let stateful =
+                (member.key_is("previous_response_id") || member.key_is("conversation")) && !member.is_null();
+            if self.dialect == Dialect::Responses && stateful && !allows(unread, "stored_responses") {
+                // What the provider has stored holds placeholders of another request, with other meanings.
+                texts.opaque.push("stored_responses".to_owned());
             }
             let token_ids = (member.key_is("input") && self.dialect == Dialect::Embeddings)
                 || (member.key_is("prompt") && self.dialect == Dialect::Completions);
@@ -211,13 +385,16 @@ impl Envelope {
             texts.spans.push(TextSpan { range, nested: in_arguments });
             return;
         }
-        let parts = value.kind() == Kind::Array && (value.key_is("content") || value.key_is("input"));
+        const PARTS: [&str; 5] = ["content", "input", "output", "parts", "system"];
+        let parts = value.kind() == Kind::Array && PARTS.iter().any(|name| value.key_is(name));
         for child in value.children() {
-            let part = child.get("type").filter(|_| parts).and_then(|part| part.string());
-            if let Some(part) = part.filter(|part| self.is_opaque(part)) {
+            if let Some(part) = Some(child).filter(|_| parts).and_then(|part| self.opaque(part)) {
                 if !allows(unread, &part) {
-                    texts.opaque.push(part.into_owned());
+                    texts.opaque.push(part);
                 }
+                continue;
+            }
+            if is_signed(child) {
                 continue;
             }
             push_key(child, texts);
@@ -225,14 +402,71 @@ impl Envelope {
         }
     }
 
-    /// Whether a content part of that type holds something other than text. In a chat every type that is not known
-    /// to be text counts, as a new kind of part may hold anything.
-    fn is_opaque(&self, part: &str) -> bool {
-        match self.dialect {
-            Dialect::Chat => !matches!(part, "text" | "refusal"),
-            _ => ["image", "audio", "file", "video"].iter().any(|kind| part.contains(kind)),
+    /// The type of a content part that holds something other than text. In a chat and in Anthropic's messages every
+    /// type that is not known to be text counts, as a new kind of part may hold anything.
+    fn opaque(&self, part: Value<'_>) -> Option<String> {
+        if self.dialect == Dialect::Gemini {
+            const DATA: [&str; 4] = ["inlineData", "inline_data", "fileData", "file_data"];
+            return DATA.iter().find(|name| part.get(name).is_some()).map(|name| (*name).to_owned());
         }
+        let kind = part.get("type")?.string()?;
+        let readable = match self.dialect {
+            Dialect::Chat => matches!(kind.as_ref(), "text" | "refusal" | "thinking" | "redacted_thinking"),
+            Dialect::Messages | Dialect::CountTokens => match kind.as_ref() {
+                "document" => {
+                    let source = part.get("source").and_then(|source| source.get("type")?.string());
+                    source.is_some_and(|source| matches!(source.as_ref(), "text" | "content"))
+                }
+                "text" | "thinking" | "redacted_thinking" | "search_result" => true,
+                kind => kind.ends_with("tool_use") || kind.ends_with("tool_result"),
+            },
+            _ => {
+                !["image", "audio", "file", "video", "computer", "item_reference"]
+                    .iter()
+                    .any(|kept| kind.contains(kept))
+                    || kind.starts_with("file_search")
+            }
+        };
+        (!readable).then(|| kind.into_owned())
     }
+}
+
+/// Whether a value is what a provider signed or encrypted: it must pass as it is, and has no text in it.
+fn is_signed(member: Value<'_>) -> bool {
+    const NAMES: [&str; 5] = ["signature", "thoughtSignature", "thought_signature", "encrypted_content", "data"];
+    let is_token = |text: &str| {
+        text.len() >= 16
+            && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=_-:".contains(&byte))
+    };
+    NAMES.iter().any(|name| member.key_is(name))
+        && member.inner_span().is_some()
+        && member.string().is_some_and(|text| is_token(&text))
+}
+
+/// A conversation must have turns, each an object.
+fn check_turns(dialect: Dialect, root: Value<'_>) -> Result<(), EnvelopeError> {
+    let name = match dialect {
+        Dialect::Chat | Dialect::Messages | Dialect::CountTokens => "messages",
+        Dialect::Gemini => "contents",
+        // A stored prompt or response may stand in its place.
+        Dialect::Responses if root.get("input").is_none_or(|input| input.kind() == Kind::String) => return Ok(()),
+        Dialect::Responses => "input",
+        _ => return Ok(()),
+    };
+    if dialect == Dialect::Gemini && root.get("systemInstruction").is_some() && root.get("system_instruction").is_some()
+    {
+        return Err(EnvelopeError::Duplicate("systemInstruction"));
+    }
+    let turns = root.get(name).ok_or(EnvelopeError::Missing(name))?;
+    let are_objects = turns.children().all(|turn| turn.kind() == Kind::Object);
+    if turns.kind() != Kind::Array || !are_objects || turns.holds_bare_values() {
+        return Err(EnvelopeError::WrongType { field: name, expected: "an array of objects" });
+    }
+    if turns.children().next().is_none() {
+        return Err(EnvelopeError::WrongType { field: name, expected: "at least one message" });
+    }
+    Ok(())
 }
 
 fn allows(unread: &[String], part: &str) -> bool {
@@ -261,15 +495,99 @@ mod tests {
         let mut splices = Splices::default();
         envelope.remove_steering(&mut splices);
         envelope.set_model("gpt", &mut splices);
-        splices.insert(envelope.place(Position::BeforeLastUser).unwrap(), "R,");
-        splices.insert(envelope.place(Position::Start).unwrap(), "S,");
+        let additions = Additions { prompt: vec![("system".into(), "P".into())], context: Some("C".to_owned()) };
+        assert!(envelope.add(&additions, &mut splices));
         let sent = splices.apply(envelope.text());
         assert_eq!(
             sent,
-            r#"{ "temperature": 1.0e0, "model":"gpt", "seed": 12345678901234567890, "messages":[S,{"role":"system","content":"s"},R,{"role":"user","content":"hi \u00e9"},{"role":"assistant","content":null}], "x": [1, 2] }"#
+            r#"{ "temperature": 1.0e0, "model":"gpt", "seed": 12345678901234567890, "messages":[{"role":"system","content":"P"},{"role":"system","content":"s"},{"role":"user","content":"C"},{"role":"user","content":"hi \u00e9"},{"role":"assistant","content":null}], "x": [1, 2] }"#
         );
         assert_eq!(envelope.last_user_text().unwrap(), "hi é");
         assert_eq!(envelope.steering().unwrap(), r#"{"variables":{"a":1}}"#);
+    }
+
+    #[test]
+    fn each_dialect_gets_additions_where_it_wants_them() {
+        let additions = Additions {
+            prompt: vec![("system".into(), "P".into()), ("user".into(), "U".into()), ("assistant".into(), "A".into())],
+            context: Some("C".to_owned()),
+        };
+        for (dialect, body, sent) in [
+            (
+                Dialect::Messages,
+                r#"{"system":"s","messages":[{"role":"user","content":"a"},{"role":"assistant","content":[{"type":"tool_use"}]},{"role":"user","content":[{"type":"tool_result"}]}]}"#,
+                r#"{"system":"P\n\ns","messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"C"},{"role":"user","content":"a"},{"role":"assistant","content":[{"type":"tool_use"}]},{"role":"user","content":[{"type":"tool_result"}]}]}"#,
+            ),
+            (
+                Dialect::Messages,
+                r#"{"system":[{"type":"text","text":"s","cache_control":{}}],"messages":[{"role":"user","content":"a"}]}"#,
+                r#"{"system":[{"type":"text","text":"P"},{"type":"text","text":"s","cache_control":{}}],"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"C"},{"role":"user","content":"a"}]}"#,
+            ),
+            (
+                Dialect::Gemini,
+                r#"{"contents":[{"parts":[{"text":"a"}]},{"role":"model","parts":[]},{"role":"user","parts":[{"functionResponse":{}}]}]}"#,
+                r#"{"systemInstruction":{"parts":[{"text":"P"}]},"contents":[{"role":"user","parts":[{"text":"U"}]},{"role":"model","parts":[{"text":"A"}]},{"role":"user","parts":[{"text":"C"}]},{"parts":[{"text":"a"}]},{"role":"model","parts":[]},{"role":"user","parts":[{"functionResponse":{}}]}]}"#,
+            ),
+            (
+                Dialect::Gemini,
+                r#"{"system_instruction":{"parts":[{"text":"s"}]},"contents":[{"role":"user","parts":[{"text":"a"}]}]}"#,
+                r#"{"system_instruction":{"parts":[{"text":"P"},{"text":"s"}]},"contents":[{"role":"user","parts":[{"text":"U"}]},{"role":"model","parts":[{"text":"A"}]},{"role":"user","parts":[{"text":"C"}]},{"role":"user","parts":[{"text":"a"}]}]}"#,
+            ),
+            (
+                Dialect::Responses,
+                r#"{"input":"a"}"#,
+                r#"{"instructions":"P","input":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"C"},{"role":"user","content":"a"}]}"#,
+            ),
+            (
+                Dialect::Responses,
+                r#"{"instructions":null,"input":[{"role":"user","content":"a"},{"type":"function_call"}]}"#,
+                r#"{"instructions":"P","input":[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"C"},{"role":"user","content":"a"},{"type":"function_call"}]}"#,
+            ),
+        ] {
+            let envelope = Envelope::parse(dialect, body.as_bytes().to_vec()).unwrap();
+            let mut splices = Splices::default();
+            assert!(envelope.add(&additions, &mut splices));
+            assert_eq!(splices.apply(envelope.text()), sent);
+            assert_eq!(envelope.last_user_text().unwrap(), "a");
+        }
+    }
+
+    #[test]
+    fn usage_is_asked_for_whatever_the_options_were() {
+        for (body, sent) in [
+            (r#"{"messages":[{}]}"#, r#"{"stream_options":{"include_usage":true},"messages":[{}]}"#),
+            (
+                r#"{"messages":[{}],"stream_options":{}}"#,
+                r#"{"messages":[{}],"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"messages":[{}],"stream_options":null}"#,
+                r#"{"messages":[{}],"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"messages":[{}],"stream_options":{"x":1,"include_usage":false}}"#,
+                r#"{"messages":[{}],"stream_options":{"x":1,"include_usage":true}}"#,
+            ),
+        ] {
+            let envelope = chat(body);
+            let mut splices = Splices::default();
+            assert!(!envelope.wants_usage());
+            envelope.ask_usage(&mut splices);
+            let asked = splices.apply(envelope.text());
+            assert_eq!(asked, sent);
+            assert!(chat(&asked).wants_usage());
+        }
+    }
+
+    #[test]
+    fn what_is_signed_passes_and_what_is_stored_elsewhere_is_named() {
+        let body = r#"{"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"t","signature":"EqQBCkgIARABGAIiQL=="},{"type":"image"}]}]}"#;
+        let envelope = Envelope::parse(Dialect::Messages, body.as_bytes().to_vec()).unwrap();
+        let texts = envelope.texts(&[]);
+        assert_eq!(texts.opaque, ["image"]);
+        assert!(!texts.spans.iter().any(|span| body[span.range.clone()].starts_with("EqQB")));
+        let body = br#"{"input":"x","previous_response_id":"resp_1"}"#.to_vec();
+        assert_eq!(Envelope::parse(Dialect::Responses, body).unwrap().texts(&[]).opaque, ["stored_responses"]);
     }
 
     #[test]
@@ -376,9 +694,9 @@ mod tests {
             let mut splices = Splices::default();
             envelope.set_model(&model, &mut splices);
             envelope.remove_steering(&mut splices);
-            splices.insert(envelope.place(Position::BeforeLastUser).unwrap(), "{\"role\":\"user\"},");
+            envelope.add(&Additions { context: Some("c".to_owned()), ..Additions::default() }, &mut splices);
             let sent = splices.apply(envelope.text());
-            prop_assert_eq!(&sent, &frame(&format!("\"{written}\""), "", "{\"role\":\"user\"},"));
+            prop_assert_eq!(&sent, &frame(&format!("\"{written}\""), "", "{\"role\":\"user\",\"content\":\"c\"},"));
             prop_assert_eq!(Splices::default().apply(envelope.text()), envelope.text());
         }
 

@@ -380,6 +380,21 @@ impl Scanner<'_> {
     }
 }
 
+/// The bytes to take out of an object so that `member` (from its key's quote to its value's end) is gone, and with it
+/// the comma that parted it from its neighbour.
+pub fn without_member(text: &str, member: Range<usize>) -> Range<usize> {
+    let bytes = text.as_bytes();
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let skip = |from: usize| from + bytes[from..].iter().take_while(|byte| is_space(byte)).count();
+    let after = skip(member.end);
+    if bytes.get(after) == Some(&b',') {
+        return member.start..skip(after + 1);
+    }
+    let before = member.start - bytes[..member.start].iter().rev().take_while(|byte| is_space(byte)).count();
+    let comma = before > 0 && bytes[before - 1] == b',';
+    (if comma { before - 1 } else { member.start })..member.end
+}
+
 /// Decodes the inside of a checked JSON string. A surrogate without its pair becomes U+FFFD.
 pub fn decode(written: &str) -> Cow<'_, str> {
     match memchr::memchr(b'\\', written.as_bytes()) {

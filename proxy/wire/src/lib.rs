@@ -5,7 +5,6 @@
 //! space) reaches a provider untouched. That is why it has its own JSON scanner beside `serde_json`: a parsed value
 //! forgets how it was written.
 
-pub mod chat;
 mod dialect;
 mod envelope;
 pub mod event;
@@ -14,9 +13,10 @@ pub mod json;
 mod nested;
 mod splice;
 pub mod sse;
+pub mod translate;
 
 pub use dialect::{Dialect, Family, gemini_model};
-pub use envelope::{Envelope, EnvelopeError, Position, TextSpan, Texts};
+pub use envelope::{Additions, Envelope, EnvelopeError, TextSpan, Texts};
 pub use failure::{Failure, kind_of_status};
 pub use nested::NestedText;
 pub use splice::Splices;

@@ -105,9 +105,9 @@ impl Frame {
         }
     }
 
-    /// Whether this is OpenAI's `data: [DONE]`.
-    pub fn is_done(&self) -> bool {
-        matches!(self.lines.as_slice(), [only] if &self.raw[only.clone()] == b"[DONE]")
+    /// Whether there is data, be it text or not.
+    pub fn has_data(&self) -> bool {
+        !self.lines.is_empty()
     }
 
     /// The frame with other data; other lines (`event:`, `id:`) stay.
@@ -120,11 +120,6 @@ impl Frame {
         out.extend_from_slice(&self.raw[last.end..]);
         out.freeze()
     }
-}
-
-/// An event of data alone, as OpenAI's streams have them.
-pub fn data_event(data: &str) -> Bytes {
-    Bytes::from(format!("data: {data}\n\n"))
 }
 
 #[cfg(test)]
@@ -150,7 +145,7 @@ mod tests {
             cut(&[b": ping\n\nevent: x\r\ndata: {\"a\":1}\r\n\r\ndata:a\rdata: b\r\r\ndata: [DONE]\n\ndata: cut"]);
         let data: Vec<_> = frames.iter().map(|frame| frame.data().map(Cow::into_owned)).collect();
         assert_eq!(data, [None, Some("{\"a\":1}".into()), Some("a\nb".into()), Some("[DONE]".into())]);
-        assert!(frames[3].is_done());
+        assert!(frames[3].has_data() && !frames[0].has_data());
         assert_eq!(rest, "data: cut");
         assert_eq!(frames[1].with_data("{}"), "event: x\r\ndata: {}\r\n\r\n");
     }
