@@ -31,11 +31,13 @@ level = "debug"
 kind = "openai"
 base_url = "http://MOCK/v1"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 
 [providers.impatient]
 kind = "openai"
 base_url = "http://MOCK/v1"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 header_timeout_seconds = 1
 idle_timeout_seconds = 1
 
@@ -43,9 +45,11 @@ idle_timeout_seconds = 1
 kind = "openai"
 base_url = "http://CLOSED/v1"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 
 [routes.support-bot]
 provider = "mock"
+retries = 0
 model = "gpt-4o-mini"
 prompt = "support-bot"
 collections = ["handbook"]
@@ -56,18 +60,21 @@ unscrubbable_paths = ["/v1/files"]
 
 [routes.prompted]
 provider = "mock"
+retries = 0
 model = "gpt-4o-mini"
 prompt = "support-bot"
 scrub = []
 
 [routes.knowing]
 provider = "mock"
+retries = 0
 model = "gpt-4o-mini"
 collections = ["handbook"]
 scrub = []
 
 [routes.guide]
 provider = "mock"
+retries = 0
 model = "gpt-4o-mini"
 prompt = "guide"
 collections = ["contacts"]
@@ -75,26 +82,31 @@ scrub = ["EMAIL", "PHONE", "CREDIT_CARD"]
 
 [routes.plain]
 provider = "mock"
+retries = 0
 model = "upstream-model"
 scrub = []
 
 [routes.scrubbed]
 provider = "mock"
+retries = 0
 model = "upstream-model"
 scrub = ["EMAIL", "PHONE", "CREDIT_CARD"]
 
 [routes.impatient]
 provider = "impatient"
+retries = 0
 model = "upstream-model"
 scrub = []
 
 [routes.refusing]
 provider = "refusing"
+retries = 0
 model = "upstream-model"
 scrub = []
 
 [routes."*"]
 provider = "mock"
+retries = 0
 scrub = ["EMAIL", "PHONE", "CREDIT_CARD"]
 """
 
@@ -181,6 +193,17 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_report_header():
     return f"sluice: {harness.BINARY}"
+
+
+# Tables that a module wants shown after the run: lines by title.
+TABLES = {}
+
+
+def pytest_terminal_summary(terminalreporter):
+    for title, lines in TABLES.items():
+        terminalreporter.section(title)
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionfinish():

@@ -477,7 +477,8 @@ mod tests {
 
     #[test]
     fn an_event_without_placeholders_passes_byte_for_byte() {
-        let stream = "data:{ \"choices\" : [ {\"delta\":{\"content\":\"caf\\u00e9\"}} ] , \"x\":1e2}\r\n\r\ndata: [DONE]\n\n";
+        let stream =
+            "data:{ \"choices\" : [ {\"delta\":{\"content\":\"caf\\u00e9\"}} ] , \"x\":1e2}\r\n\r\ndata: [DONE]\n\n";
         assert_eq!(relay(&audience(Dialect::Chat, vault()), stream, 5), (stream.to_owned(), true));
     }
 

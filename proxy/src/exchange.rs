@@ -92,7 +92,7 @@ async fn journey(
     notes.push((note::ROUTE, plan.route.name.escape_default().to_string()));
     tally.done(Step::Plan);
 
-    if websocket::is_upgrade(&session.req_header().headers) && !session.is_http2() {
+    if websocket::is_upgrade(session.req_header()) && !session.is_http2() {
         let called = Instant::now();
         let tunnelled = websocket::tunnel(&plan, session, live, &trace, notes).await;
         tally.upstream = Some(called.elapsed());

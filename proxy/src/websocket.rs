@@ -9,7 +9,7 @@ use crate::live::Live;
 use crate::plan::Plan;
 use crate::refuse::{ErrorCode, Refusal};
 use crate::upstreams::Target;
-use http::HeaderMap;
+use http::Method;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
@@ -18,8 +18,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Whether the request wants to become a WebSocket (RFC 6455 section 4.1).
-pub fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.get("upgrade").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+pub fn is_upgrade(head: &RequestHeader) -> bool {
+    head.method == Method::GET
+        && head.headers.get("upgrade").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// OpenAI's form of a key for browsers, which cannot set headers: a subprotocol of this name and the key.

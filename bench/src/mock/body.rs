@@ -1,4 +1,4 @@
-//! A response body that follows steps: send, flush, wait, stall, close.
+//! A response body that follows steps: send, flush, wait, beat, stall, close, reset.
 //!
 //! A channel-fed body would need a task for every answer; this one is polled by the connection itself, costs nothing
 //! while it waits, and dies with the connection, which is how a client's departure is noticed.
@@ -22,9 +22,37 @@ pub(super) enum Step {
     Wait(Duration),
     /// Never go on.
     Stall,
+    /// Send this again and again, a beat apart, without an end.
+    Beat(Heartbeat),
     /// Close the connection in the middle of the answer.
     Close,
+    /// End the connection with RST.
+    Reset,
 }
+
+/// What a provider sends to show that it is alive while it has nothing to say.
+pub(super) enum Heartbeat {
+    Same(Bytes),
+    /// The event of OpenAI's responses, which are numbered.
+    Numbered(u64),
+}
+
+impl Heartbeat {
+    fn next(&mut self) -> Bytes {
+        match self {
+            Heartbeat::Same(bytes) => bytes.clone(),
+            Heartbeat::Numbered(number) => {
+                let event =
+                    format!("event: keepalive\ndata: {{\"type\":\"keepalive\",\"sequence_number\":{number}}}\n\n");
+                *number += 1;
+                Bytes::from(event)
+            }
+        }
+    }
+}
+
+/// The time between two heartbeats.
+const BEAT: Duration = Duration::from_millis(100);
 
 /// A body that follows its steps and then counts as completed.
 pub(super) struct Scripted {
@@ -36,11 +64,20 @@ pub(super) struct Scripted {
     sleep: Option<Pin<Box<Sleep>>>,
     /// When the last wait should have ended.
     paced_until: Option<Instant>,
+    /// Whether the next heartbeat is due.
+    beat_due: bool,
 }
 
 impl Scripted {
     pub(super) fn new(steps: Vec<Step>, content_length: Option<u64>, in_flight: Option<InFlight>) -> Scripted {
-        Scripted { steps: steps.into_iter(), content_length, in_flight, sleep: None, paced_until: None }
+        Scripted {
+            steps: steps.into_iter(),
+            content_length,
+            in_flight,
+            sleep: None,
+            paced_until: None,
+            beat_due: false,
+        }
     }
 
     fn finish(&mut self) {
@@ -54,26 +91,41 @@ impl Body for Scripted {
     type Data = Bytes;
     type Error = Closed;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Closed>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Closed>>> {
+        let this = self.get_mut();
         loop {
-            if let Some(sleep) = &mut self.sleep {
+            if let Some(sleep) = &mut this.sleep {
                 ready!(sleep.as_mut().poll(context));
-                self.sleep = None;
+                this.sleep = None;
             }
-            match self.steps.as_slice().first() {
-                // A stall stays the next step, so that being polled again changes nothing.
+            match this.steps.as_mut_slice().first_mut() {
+                // What no step follows stays the next one: the body must not look as if it had ended.
                 Some(Step::Stall) => return Poll::Pending,
+                Some(Step::Reset) => {
+                    if let Some(in_flight) = &mut this.in_flight {
+                        in_flight.reset();
+                    }
+                    return Poll::Pending;
+                }
+                Some(Step::Beat(heartbeat)) => {
+                    if std::mem::replace(&mut this.beat_due, true) {
+                        this.beat_due = false;
+                        return Poll::Ready(Some(Ok(Frame::data(heartbeat.next()))));
+                    }
+                    this.sleep = Some(Box::pin(tokio::time::sleep(BEAT)));
+                    continue;
+                }
                 None => {
-                    self.finish();
+                    this.finish();
                     return Poll::Ready(None);
                 }
                 Some(_) => {}
             }
-            match self.steps.next() {
+            match this.steps.next() {
                 Some(Step::Send(bytes)) => {
                     // hyper does not poll again after the last frame.
-                    if self.is_end_stream() {
-                        self.finish();
+                    if this.is_end_stream() {
+                        this.finish();
                     }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
@@ -82,15 +134,15 @@ impl Body for Scripted {
                     return Poll::Pending;
                 }
                 Some(Step::Wait(time)) => {
-                    let until = self.paced_until.unwrap_or_else(Instant::now) + time;
-                    self.paced_until = Some(until);
-                    self.sleep = Some(Box::pin(tokio::time::sleep_until(until)));
+                    let until = this.paced_until.unwrap_or_else(Instant::now) + time;
+                    this.paced_until = Some(until);
+                    this.sleep = Some(Box::pin(tokio::time::sleep_until(until)));
                 }
                 Some(Step::Close) => {
-                    self.finish();
+                    this.finish();
                     return Poll::Ready(Some(Err(Closed)));
                 }
-                Some(Step::Stall) | None => {}
+                Some(Step::Stall | Step::Beat(_) | Step::Reset) | None => {}
             }
         }
     }

@@ -1,14 +1,19 @@
 //! What the mock remembers: how many answers began and how each ended, and the last requests.
 
-use hyper::HeaderMap;
+use super::line::Line;
+use super::realtime::Session;
 use hyper::body::Bytes;
 use hyper::http::request::Parts;
+use hyper::http::uri::PathAndQuery;
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Uri, Version};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// How many requests are kept.
 const KEPT_REQUESTS: usize = 64;
@@ -21,6 +26,7 @@ pub(super) struct Stats {
     started: AtomicU64,
     completed: AtomicU64,
     cancelled: AtomicU64,
+    connections: AtomicU64,
 }
 
 #[derive(Serialize)]
@@ -29,40 +35,75 @@ pub(super) struct StatsView {
     completed: u64,
     cancelled: u64,
     in_flight: u64,
+    connections: u64,
 }
 
 impl Stats {
-    pub(super) fn begin(self: &Arc<Stats>) -> InFlight {
-        self.started.fetch_add(1, Relaxed);
-        InFlight { stats: Arc::clone(self), finished: false }
+    /// A connection was accepted.
+    pub(super) fn accept(&self) {
+        self.connections.fetch_add(1, Relaxed);
     }
 
     pub(super) fn view(&self) -> StatsView {
         // Ends are read before beginnings, so an answer that ends meanwhile never makes the difference negative.
         let (completed, cancelled) = (self.completed.load(Relaxed), self.cancelled.load(Relaxed));
         let started = self.started.load(Relaxed);
-        StatsView { started, completed, cancelled, in_flight: started.saturating_sub(completed + cancelled) }
+        StatsView {
+            started,
+            completed,
+            cancelled,
+            in_flight: started.saturating_sub(completed + cancelled),
+            connections: self.connections.load(Relaxed),
+        }
     }
 }
 
 /// One answer under way. hyper drops the service's future, or the body, as soon as the client closes the connection;
 /// whatever is dropped before [`InFlight::finish`] was therefore cancelled.
 pub(super) struct InFlight {
-    stats: Arc<Stats>,
+    line: Arc<Line>,
+    /// How long the connection is kept when nothing follows; as long as the client likes when absent.
+    idle_close: Option<Duration>,
     finished: bool,
 }
 
 impl InFlight {
+    pub(super) fn begin(line: Arc<Line>) -> InFlight {
+        line.begin();
+        line.shared.stats.started.fetch_add(1, Relaxed);
+        InFlight { line, idle_close: None, finished: false }
+    }
+
+    pub(super) fn close_after(&mut self, idle: Option<Duration>) {
+        self.idle_close = idle;
+    }
+
     /// The script has been carried out to its end, which may be a fault that it asked for.
     pub(super) fn finish(&mut self) {
         self.finished = true;
+    }
+
+    /// Finishes by ending the connection with RST.
+    pub(super) fn reset(&mut self) {
+        self.finish();
+        self.line.reset();
+    }
+
+    /// Hands the connection to a WebSocket as soon as the answer has been written.
+    pub(super) fn upgrade(self, upgrade: OnUpgrade) {
+        let line = Arc::clone(&self.line);
+        line.upgrade_to(Session::new(upgrade, self));
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let end = if self.finished { &self.stats.completed } else { &self.stats.cancelled };
+        let stats = &self.line.shared.stats;
+        let end = if self.finished { &stats.completed } else { &stats.cancelled };
         end.fetch_add(1, Relaxed);
+        if let (true, Some(idle)) = (self.finished, self.idle_close) {
+            Arc::clone(&self.line).close_when_idle(idle);
+        }
     }
 }
 
@@ -72,7 +113,9 @@ pub(super) struct Requests(Mutex<VecDeque<Received>>);
 
 struct Received {
     method: String,
+    /// As it stood in the request, with its query.
     path: String,
+    version: Version,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -82,7 +125,8 @@ impl Requests {
         let mut kept = self.0.lock();
         kept.push_back(Received {
             method: head.method.to_string(),
-            path: head.uri.to_string(),
+            path: target(&head.uri).to_owned(),
+            version: head.version,
             headers: head.headers.clone(),
             body: body.clone(),
         });
@@ -101,6 +145,7 @@ impl Requests {
         struct View<'a> {
             method: &'a str,
             path: &'a str,
+            version: String,
             headers: BTreeMap<&'a str, String>,
             body: Cow<'a, str>,
         }
@@ -110,12 +155,18 @@ impl Requests {
             .map(|received| View {
                 method: &received.method,
                 path: &received.path,
+                version: format!("{:?}", received.version),
                 headers: joined(&received.headers),
                 body: String::from_utf8_lossy(&received.body),
             })
             .collect();
         serde_json::to_vec(&views)
     }
+}
+
+/// The path as it stood in the request, with its query.
+pub(super) fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
 }
 
 /// Headers by name; values of a repeated header are joined by a comma, as HTTP reads them.

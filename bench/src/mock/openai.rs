@@ -1,47 +1,47 @@
 //! The OpenAI wire forms: what the official SDKs send and expect, and nothing of how it is delivered.
 
-use super::reply::{self, Pieces};
+use super::body::Heartbeat;
+use super::delivery::{Answer, Event, Part, Stream};
+use super::dialect::Dialect;
+use super::reply::{self, Content, Order, Said, Turn};
 use super::script::Script;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// An answer before pace and faults.
-pub(super) enum Answer {
-    /// One JSON document.
-    Plain(Vec<u8>),
-    /// Server-sent events.
-    Stream(Events),
-}
-
-/// The events of a stream; only the deltas are paced and counted.
-pub(super) struct Events {
-    /// The event that opens the message.
-    pub(super) opening: Bytes,
-    pub(super) deltas: Vec<Bytes>,
-    /// The finish reason, and the usage when it was asked for.
-    pub(super) closing: Vec<Bytes>,
-}
-
 /// The event that ends a complete stream.
-pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
 #[derive(Clone, Copy, Serialize)]
 struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
+    /// Absent when nothing was thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<UsageDetails>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct UsageDetails {
+    reasoning_tokens: usize,
 }
 
 impl Usage {
-    /// A prompt token is taken for four bytes: the mock has no vocabulary, and nobody is billed.
-    fn new(prompt_bytes: usize, completion_tokens: usize) -> Usage {
-        let prompt_tokens = prompt_bytes.div_ceil(4);
-        Usage { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+    fn new(prompt_bytes: usize, said: &Said) -> Usage {
+        let (prompt_tokens, completion_tokens) = (reply::prompt_tokens(prompt_bytes), said.tokens());
+        let thought = said.reasoning.is_some();
+        Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            completion_tokens_details: thought.then(|| UsageDetails { reasoning_tokens: said.reasoning_tokens() }),
+        }
     }
 }
 
@@ -89,12 +89,14 @@ struct ChatMessage<'a> {
     content: Option<&'a str>,
     refusal: Option<()>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tool_calls: Option<[WholeCall<'a>; 1]>,
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<WholeCall<'a>>,
 }
 
 #[derive(Serialize)]
 struct WholeCall<'a> {
-    id: &'a str,
+    id: String,
     r#type: &'static str,
     function: Function<'a>,
 }
@@ -134,52 +136,55 @@ struct Delta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<Option<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[CallDelta<'a>; 1]>,
 }
 
 #[derive(Serialize)]
 struct CallDelta<'a> {
-    index: u32,
+    index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
+    id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     r#type: Option<&'static str>,
     function: Function<'a>,
 }
 
-/// Answers `POST /v1/chat/completions`; the error says why the body cannot be read.
-pub(super) fn chat(script: &Script, body: &[u8], serial: u64) -> serde_json::Result<Answer> {
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    content: Option<Content>,
+}
+
+fn turns(messages: Option<&RawValue>) -> serde_json::Result<Vec<Turn>> {
+    let turn =
+        |message: Message| Turn { user: message.role == "user", text: message.content.and_then(Content::into_text) };
+    Ok(reply::list(messages)?.into_iter().map(turn).collect())
+}
+
+/// Answers `POST /v1/chat/completions`; the error says why the body cannot be read. `deployment` stands for the model
+/// that the body does not name.
+pub(super) fn chat(order: Order, body: &[u8], deployment: &str) -> serde_json::Result<Answer> {
     let request: ChatRequest = serde_json::from_slice(body)?;
-    let call = match &script.tool_call {
-        Some(call) if call.arguments == "echo" => {
-            let text = reply::last_user_text(request.messages)?;
-            Some((&*call.name, Cow::Owned(serde_json::json!({ "text": text }).to_string())))
-        }
-        Some(call) => Some((&*call.name, Cow::Borrowed(&*call.arguments))),
-        None => None,
-    };
-    let spoken = match &call {
-        Some((_, arguments)) => Cow::Borrowed(&**arguments),
-        None => reply::to_chat(script, body, request.messages)?,
-    };
-    let said = Said::new(&spoken, script);
-    let prompt_bytes = request.messages.map_or(0, |messages| messages.get().len());
-    let (id, call_id) = (format!("chatcmpl-mock{serial:012}"), format!("call_mock{serial:012}"));
+    let said = Said::new(order, body, || turns(request.messages))?;
+    let id = format!("chatcmpl-mock{:012}", order.serial);
     let stamp = Stamp {
         id: &id,
         created: now(),
-        model: request.model.as_deref().unwrap_or("mock"),
-        usage: Usage::new(prompt_bytes, said.tokens),
+        model: request.model.as_deref().unwrap_or(deployment),
+        usage: Usage::new(reply::bytes(&[request.messages]), &said),
     };
-    let call = call.as_ref().map(|(name, _)| Call { id: &call_id, name });
-    let finish_reason = match (&call, said.cut) {
-        (_, true) => "length",
-        (Some(_), false) => "tool_calls",
-        (None, false) => "stop",
+    let finish_reason = match (said.is_cut(), said.calls.is_empty()) {
+        (true, _) => "length",
+        (false, false) => "tool_calls",
+        (false, true) => "stop",
     };
     if request.stream == Some(true) {
         let usage = request.stream_options.unwrap_or_default().include_usage;
-        return stamp.chat_stream(&said, call, finish_reason, usage).map(Answer::Stream);
+        return stamp.chat_stream(order, &said, finish_reason, usage).map(Answer::Stream);
     }
     let completion = ChatCompletion {
         id: stamp.id,
@@ -190,12 +195,10 @@ pub(super) fn chat(script: &Script, body: &[u8], serial: u64) -> serde_json::Res
             index: 0,
             message: ChatMessage {
                 role: "assistant",
-                content: call.is_none().then_some(said.text),
+                content: said.text.as_ref().map(|text| &*text.text),
                 refusal: None,
-                tool_calls: call.map(|Call { id, name }| {
-                    let function = Function { name: Some(name), arguments: said.text };
-                    [WholeCall { id, r#type: "function", function }]
-                }),
+                reasoning_content: said.reasoning.as_ref().map(|reasoning| &*reasoning.text),
+                tool_calls: said.calls.iter().enumerate().map(|(index, call)| whole_call(order, index, call)).collect(),
             },
             logprobs: None,
             finish_reason,
@@ -205,27 +208,9 @@ pub(super) fn chat(script: &Script, body: &[u8], serial: u64) -> serde_json::Res
     serde_json::to_vec(&completion).map(Answer::Plain)
 }
 
-/// The text that is emitted: the reply, or its beginning when the script bounds the tokens.
-struct Said<'a> {
-    text: &'a str,
-    pieces: Vec<&'a str>,
-    tokens: usize,
-    cut: bool,
-}
-
-impl<'a> Said<'a> {
-    fn new(reply: &'a str, script: &Script) -> Said<'a> {
-        let limit = script.tokens.unwrap_or(usize::MAX);
-        let pieces: Vec<&str> = Pieces::new(reply, script.split).take(limit).collect();
-        let length = pieces.iter().map(|piece| piece.len()).sum();
-        Said { text: &reply[..length], tokens: pieces.len(), cut: length < reply.len(), pieces }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Call<'a> {
-    id: &'a str,
-    name: &'a str,
+fn whole_call<'a>(order: Order, index: usize, call: &'a reply::Call) -> WholeCall<'a> {
+    let function = Function { name: Some(call.name), arguments: &call.arguments.text };
+    WholeCall { id: order.id("call", index), r#type: "function", function }
 }
 
 /// What every chunk of one answer repeats.
@@ -239,42 +224,46 @@ struct Stamp<'a> {
 impl Stamp<'_> {
     fn chat_stream(
         &self,
+        order: Order,
         said: &Said,
-        call: Option<Call>,
         finish_reason: &'static str,
         usage: bool,
-    ) -> serde_json::Result<Events> {
+    ) -> serde_json::Result<Stream> {
         let chunk = |delta, finish_reason| {
             let choice = ChunkChoice { index: 0, delta, logprobs: None, finish_reason };
             self.event("chat.completion.chunk", &[choice], usage.then_some(None))
         };
-        let delta = |piece| match call {
-            None => Delta { content: Some(Some(piece)), ..Delta::default() },
-            Some(_) => {
+        let mut events = Vec::with_capacity(said.tokens() + said.calls.len() + 4);
+        let content = Some(said.calls.is_empty().then_some(""));
+        let opening = chunk(Delta { role: Some("assistant"), content, ..Delta::default() }, None)?;
+        events.push(Event::new(Part::Opening, opening.clone()));
+        for piece in said.reasoning.iter().flat_map(|reasoning| reasoning.pieces()) {
+            let delta = Delta { reasoning_content: Some(piece), ..Delta::default() };
+            events.push(Event::new(Part::Delta, chunk(delta, None)?));
+        }
+        for piece in said.text.iter().flat_map(|text| text.pieces()) {
+            let delta = Delta { content: Some(Some(piece)), ..Delta::default() };
+            events.push(Event::new(Part::Delta, chunk(delta, None)?));
+        }
+        for (index, call) in said.calls.iter().enumerate() {
+            let function = Function { name: Some(call.name), arguments: "" };
+            let named = CallDelta { index, id: Some(order.id("call", index)), r#type: Some("function"), function };
+            let delta = Delta { tool_calls: Some([named]), ..Delta::default() };
+            events.push(Event::new(Part::Delta, chunk(delta, None)?));
+            for piece in call.arguments.pieces() {
                 let function = Function { name: None, arguments: piece };
-                let call = CallDelta { index: 0, id: None, r#type: None, function };
-                Delta { tool_calls: Some([call]), ..Delta::default() }
+                let fed = CallDelta { index, id: None, r#type: None, function };
+                let delta = Delta { tool_calls: Some([fed]), ..Delta::default() };
+                events.push(Event::new(Part::Delta, chunk(delta, None)?));
             }
-        };
-        let mut deltas = Vec::with_capacity(said.pieces.len() + 1);
-        if let Some(Call { id, name }) = call {
-            let function = Function { name: Some(name), arguments: "" };
-            let call = CallDelta { index: 0, id: Some(id), r#type: Some("function"), function };
-            deltas.push(chunk(Delta { tool_calls: Some([call]), ..Delta::default() }, None)?);
         }
-        for piece in &said.pieces {
-            deltas.push(chunk(delta(piece), None)?);
-        }
-        let content = Some(call.is_none().then_some(""));
-        let mut closing = vec![chunk(Delta::default(), Some(finish_reason))?];
+        events.push(Event::new(Part::Closing, chunk(Delta::default(), Some(finish_reason))?));
         if usage {
-            closing.push(self.event::<ChunkChoice>("chat.completion.chunk", &[], Some(Some(self.usage)))?);
+            let last = self.event::<ChunkChoice>("chat.completion.chunk", &[], Some(Some(self.usage)))?;
+            events.push(Event::new(Part::Closing, last));
         }
-        Ok(Events {
-            opening: chunk(Delta { role: Some("assistant"), content, tool_calls: None }, None)?,
-            deltas,
-            closing,
-        })
+        events.push(Event::new(Part::Terminator, DONE));
+        Ok(Stream { dialect: Dialect::OpenAi, events, heartbeat: Heartbeat::Same(opening), array: false })
     }
 
     fn event<Choice: Serialize>(
@@ -292,7 +281,8 @@ impl Stamp<'_> {
     }
 }
 
-fn now() -> u64 {
+/// The time of an answer, in seconds since 1970.
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -348,19 +338,21 @@ struct TextChoice<'a> {
 }
 
 /// Answers `POST /v1/completions`.
-pub(super) fn completion(script: &Script, body: &[u8], serial: u64) -> serde_json::Result<Answer> {
+pub(super) fn completion(order: Order, body: &[u8], deployment: &str) -> serde_json::Result<Answer> {
     let request: CompletionRequest = serde_json::from_slice(body)?;
     let prompts = request.prompt.into_texts();
-    let text = reply::to_prompts(script, body, &prompts);
-    let said = Said::new(&text, script);
-    let id = format!("cmpl-mock{serial:012}");
+    // The endpoint knows neither calls nor thoughts.
+    let script = Script { tool_call: None, tool_calls: None, reasoning: None, ..order.script.clone() };
+    let turn = |prompt: &String| Turn { user: true, text: Some(prompt.clone()) };
+    let said = Said::new(Order { script: &script, ..order }, body, || Ok(prompts.iter().map(turn).collect()))?;
+    let id = format!("cmpl-mock{:012}", order.serial);
     let stamp = Stamp {
         id: &id,
         created: now(),
-        model: request.model.as_deref().unwrap_or("mock"),
-        usage: Usage::new(prompts.iter().map(String::len).sum(), said.tokens),
+        model: request.model.as_deref().unwrap_or(deployment),
+        usage: Usage::new(prompts.iter().map(String::len).sum(), &said),
     };
-    let finish_reason = Some(if said.cut { "length" } else { "stop" });
+    let finish_reason = Some(if said.is_cut() { "length" } else { "stop" });
     let choice = |text, finish_reason| TextChoice { index: 0, text, logprobs: None, finish_reason };
     if request.stream != Some(true) {
         let completion = Chunk {
@@ -368,7 +360,7 @@ pub(super) fn completion(script: &Script, body: &[u8], serial: u64) -> serde_jso
             object: "text_completion",
             created: stamp.created,
             model: stamp.model,
-            choices: &[choice(said.text, finish_reason)],
+            choices: &[choice(said.text.as_ref().map_or("", |text| &*text.text), finish_reason)],
             usage: Some(Some(stamp.usage)),
         };
         return serde_json::to_vec(&completion).map(Answer::Plain);
@@ -376,15 +368,18 @@ pub(super) fn completion(script: &Script, body: &[u8], serial: u64) -> serde_jso
     let usage = request.stream_options.unwrap_or_default().include_usage;
     let chunk =
         |text, finish_reason| stamp.event("text_completion", &[choice(text, finish_reason)], usage.then_some(None));
-    let mut closing = vec![chunk("", finish_reason)?];
-    if usage {
-        closing.push(stamp.event::<TextChoice>("text_completion", &[], Some(Some(stamp.usage)))?);
+    let opening = chunk("", None)?;
+    let mut events = vec![Event::new(Part::Opening, opening.clone())];
+    for piece in said.text.iter().flat_map(|text| text.pieces()) {
+        events.push(Event::new(Part::Delta, chunk(piece, None)?));
     }
-    Ok(Answer::Stream(Events {
-        opening: chunk("", None)?,
-        deltas: said.pieces.iter().map(|piece| chunk(piece, None)).collect::<Result<_, _>>()?,
-        closing,
-    }))
+    events.push(Event::new(Part::Closing, chunk("", finish_reason)?));
+    if usage {
+        let last = stamp.event::<TextChoice>("text_completion", &[], Some(Some(stamp.usage)))?;
+        events.push(Event::new(Part::Closing, last));
+    }
+    events.push(Event::new(Part::Terminator, DONE));
+    Ok(Answer::Stream(Stream { dialect: Dialect::OpenAi, events, heartbeat: Heartbeat::Same(opening), array: false }))
 }
 
 // ------------------------------------------------------------ embeddings ---
@@ -430,7 +425,7 @@ struct EmbeddingUsage {
 }
 
 /// Answers `POST /v1/embeddings` with unit vectors made from a hash of each input.
-pub(super) fn embeddings(body: &[u8]) -> serde_json::Result<Answer> {
+pub(super) fn embeddings(body: &[u8], deployment: &str) -> serde_json::Result<Answer> {
     let request: EmbeddingRequest = serde_json::from_slice(body)?;
     let base64 = request.encoding_format.as_deref() == Some("base64");
     let dimensions = request.dimensions.unwrap_or(8);
@@ -449,7 +444,7 @@ pub(super) fn embeddings(body: &[u8]) -> serde_json::Result<Answer> {
     let list = EmbeddingList {
         object: "list",
         data: texts.iter().enumerate().map(embedding).collect(),
-        model: request.model.as_deref().unwrap_or("mock"),
+        model: request.model.as_deref().unwrap_or(deployment),
         usage: EmbeddingUsage { prompt_tokens, total_tokens: prompt_tokens },
     };
     serde_json::to_vec(&list).map(Answer::Plain)
@@ -486,32 +481,32 @@ pub(super) const MODELS: &str = concat!(
     r#"]}"#
 );
 
-/// Answers any other path: what arrived, so that a test of a pass-through can see it.
-pub(super) fn other(method: &str, path: &str, bytes: usize) -> serde_json::Result<Answer> {
+/// Answers any other path: what arrived, so that a test of a pass-through can see that it arrived whole.
+pub(super) fn other(method: &str, path: &str, body: &[u8]) -> serde_json::Result<Answer> {
     #[derive(Serialize)]
     struct Other<'a> {
         object: &'static str,
         method: &'a str,
         path: &'a str,
         bytes: usize,
+        body_sha256: String,
+        usage: Usage,
     }
-    serde_json::to_vec(&Other { object: "mock", method, path, bytes }).map(Answer::Plain)
-}
-
-/// An error in OpenAI's form.
-pub(super) fn error(message: &str, kind: &str, code: &str) -> serde_json::Result<Vec<u8>> {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: Detail<'a>,
-    }
-    #[derive(Serialize)]
-    struct Detail<'a> {
-        message: &'a str,
-        r#type: &'a str,
-        param: Option<()>,
-        code: &'a str,
-    }
-    serde_json::to_vec(&Envelope { error: Detail { message, r#type: kind, param: None, code } })
+    let prompt_tokens = reply::prompt_tokens(body.len());
+    let other = Other {
+        object: "mock",
+        method,
+        path,
+        bytes: body.len(),
+        body_sha256: Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect(),
+        usage: Usage {
+            prompt_tokens,
+            completion_tokens: 0,
+            total_tokens: prompt_tokens,
+            completion_tokens_details: None,
+        },
+    };
+    serde_json::to_vec(&other).map(Answer::Plain)
 }
 
 #[cfg(test)]

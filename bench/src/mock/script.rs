@@ -36,10 +36,33 @@ pub struct Script {
     /// Answers with a tool call instead of text: {"name": "…", "arguments": "…"}.
     #[arg(long)]
     pub tool_call: Option<ToolCall>,
-    /// What goes wrong: status:503, close_before_header, close_after_header, close_mid_stream, stall_before_header,
-    /// stall_mid_stream, malformed_json, no_done, or none.
+    /// Answers with these tool calls in parallel; may be given several times.
+    #[arg(long)]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// What is thought before the reply.
+    #[arg(long)]
+    pub reasoning: Option<String>,
+    /// What goes wrong: status:503, context_length, html_error, wrong_content_type, {close,reset,stall}_before_header,
+    /// {close,reset,stall}_after_header, {close,reset,stall,error}_mid_stream, stall_first_token, metadata_forever,
+    /// trickle, malformed_json, invalid_utf8, split_utf8, error_first, no_done, garbage_after_done, empty_stream,
+    /// gzip, or none.
     #[arg(long)]
     pub fault: Option<Fault>,
+    /// How many requests the fault hits before the answers are good again; all when absent.
+    #[arg(long)]
+    pub fault_times: Option<u64>,
+    /// The header `retry-after` of a status fault, as it stands; an empty one leaves the header out.
+    #[arg(long)]
+    pub retry_after: Option<String>,
+    /// The header `retry-after-ms` of a status fault, as it stands.
+    #[arg(long)]
+    pub retry_after_ms: Option<String>,
+    /// Milliseconds after which an idle connection is closed without being announced.
+    #[arg(long)]
+    pub idle_close_milliseconds: Option<u64>,
+    /// The credential without which a request is answered 401.
+    #[arg(long)]
+    pub expected_authorization: Option<String>,
     /// Whether the last requests are kept for `GET /mock/requests` (default true); a benchmark turns it off.
     #[arg(id = "no_record", long = "no-record", action = clap::ArgAction::SetFalse)]
     pub record: Option<bool>,
@@ -73,7 +96,7 @@ pub struct ToolCall {
 pub enum Fault {
     /// Nothing, which lets a header switch off a fault of the default script.
     None,
-    /// An error status with an OpenAI-shaped body.
+    /// An error status in the dialect's form.
     Status(StatusCode),
     /// The connection closes without an answer.
     CloseBeforeHeader,
@@ -81,15 +104,78 @@ pub enum Fault {
     CloseAfterHeader,
     /// The connection closes after half of the deltas (half of the bytes of a plain answer).
     CloseMidStream,
+    /// RST without an answer.
+    ResetBeforeHeader,
+    /// RST when the header has been sent.
+    ResetAfterHeader,
+    /// RST after half of the deltas.
+    ResetMidStream,
     /// No answer comes.
     StallBeforeHeader,
+    /// Nothing comes after the header.
+    StallAfterHeader,
+    /// Nothing comes after the events that open a stream.
+    StallFirstToken,
     /// Nothing more comes after half of the deltas.
     StallMidStream,
+    /// The provider shows that it is alive and never says anything.
+    MetadataForever,
+    /// Each byte is a write of its own, at the pace of the deltas.
+    Trickle,
+    /// A gateway's error page with status 502.
+    HtmlError,
+    /// A page with status 200.
+    WrongContentType,
+    /// The prompt is longer than the model allows.
+    ContextLength,
     /// One delta in the middle, or the plain answer, is cut JSON.
     MalformedJson,
-    /// The stream ends cleanly without `[DONE]`.
+    /// A string in the middle holds the byte 0xFF.
+    InvalidUtf8,
+    /// Characters of several bytes are split over two writes.
+    SplitUtf8,
+    /// A stream has an error as its first event; a plain answer is an error with status 200.
+    ErrorFirst,
+    /// An error follows half of the deltas and ends the stream.
+    ErrorMidStream,
+    /// The stream ends cleanly without its terminator.
     NoDone,
+    /// Bytes without meaning follow the end of the answer.
+    GarbageAfterDone,
+    /// The answer has an empty body.
+    EmptyStream,
+    /// The answer is compressed, whatever the client accepts.
+    Gzip,
 }
+
+/// The faults without a parameter, by their names.
+const FAULTS: &[(&str, Fault)] = &[
+    ("none", Fault::None),
+    ("close_before_header", Fault::CloseBeforeHeader),
+    ("close_after_header", Fault::CloseAfterHeader),
+    ("close_mid_stream", Fault::CloseMidStream),
+    ("reset_before_header", Fault::ResetBeforeHeader),
+    ("reset_after_header", Fault::ResetAfterHeader),
+    ("reset_mid_stream", Fault::ResetMidStream),
+    ("stall_before_header", Fault::StallBeforeHeader),
+    ("stall_after_header", Fault::StallAfterHeader),
+    ("stall_first_token", Fault::StallFirstToken),
+    ("stall_mid_stream", Fault::StallMidStream),
+    ("metadata_forever", Fault::MetadataForever),
+    ("trickle", Fault::Trickle),
+    ("html_error", Fault::HtmlError),
+    ("wrong_content_type", Fault::WrongContentType),
+    ("context_length", Fault::ContextLength),
+    ("malformed_json", Fault::MalformedJson),
+    ("invalid_utf8", Fault::InvalidUtf8),
+    ("split_utf8", Fault::SplitUtf8),
+    ("error_first", Fault::ErrorFirst),
+    ("error_mid_stream", Fault::ErrorMidStream),
+    ("no_done", Fault::NoDone),
+    ("garbage_after_done", Fault::GarbageAfterDone),
+    ("empty_stream", Fault::EmptyStream),
+    ("gzip", Fault::Gzip),
+];
 
 impl Script {
     /// Reads a script from JSON; the message names the field at fault.
@@ -99,6 +185,11 @@ impl Script {
 
     /// This script, with what it leaves open taken from `general`.
     pub fn over(self, general: &Script) -> Script {
+        let calls = self.tool_call.is_some() || self.tool_calls.is_some();
+        let (tool_call, tool_calls) = match calls {
+            true => (self.tool_call, self.tool_calls),
+            false => (general.tool_call.clone(), general.tool_calls.clone()),
+        };
         Script {
             latency_milliseconds: self.latency_milliseconds.or(general.latency_milliseconds),
             first_token_milliseconds: self.first_token_milliseconds.or(general.first_token_milliseconds),
@@ -106,10 +197,22 @@ impl Script {
             tokens: self.tokens.or(general.tokens),
             reply: self.reply.or_else(|| general.reply.clone()),
             split: self.split.or(general.split),
-            tool_call: self.tool_call.or_else(|| general.tool_call.clone()),
+            tool_call,
+            tool_calls,
+            reasoning: self.reasoning.or_else(|| general.reasoning.clone()),
             fault: self.fault.or(general.fault),
+            fault_times: self.fault_times.or(general.fault_times),
+            retry_after: self.retry_after.or_else(|| general.retry_after.clone()),
+            retry_after_ms: self.retry_after_ms.or_else(|| general.retry_after_ms.clone()),
+            idle_close_milliseconds: self.idle_close_milliseconds.or(general.idle_close_milliseconds),
+            expected_authorization: self.expected_authorization.or_else(|| general.expected_authorization.clone()),
             record: self.record.or(general.record),
         }
+    }
+
+    /// The tool calls to answer with, in their order.
+    pub fn calls(&self) -> impl Iterator<Item = &ToolCall> {
+        self.tool_call.iter().chain(self.tool_calls.iter().flatten())
     }
 }
 
@@ -121,7 +224,14 @@ const FIELDS: &[&str] = &[
     "reply",
     "split",
     "tool_call",
+    "tool_calls",
+    "reasoning",
     "fault",
+    "fault_times",
+    "retry_after",
+    "retry_after_ms",
+    "idle_close_milliseconds",
+    "expected_authorization",
     "record",
 ];
 
@@ -137,7 +247,14 @@ impl<'de> Deserialize<'de> for Script {
                 "reply" => script.reply = field(&name, value)?,
                 "split" => script.split = field(&name, value)?,
                 "tool_call" => script.tool_call = field(&name, value)?,
+                "tool_calls" => script.tool_calls = field(&name, value)?,
+                "reasoning" => script.reasoning = field(&name, value)?,
                 "fault" => script.fault = field(&name, value)?,
+                "fault_times" => script.fault_times = field(&name, value)?,
+                "retry_after" => script.retry_after = field(&name, value)?,
+                "retry_after_ms" => script.retry_after_ms = field(&name, value)?,
+                "idle_close_milliseconds" => script.idle_close_milliseconds = field(&name, value)?,
+                "expected_authorization" => script.expected_authorization = field(&name, value)?,
                 "record" => script.record = field(&name, value)?,
                 _ => return Err(D::Error::unknown_field(&name, FIELDS)),
             }
@@ -196,21 +313,13 @@ impl FromStr for Fault {
             let status = digits.parse().ok().and_then(|code| StatusCode::from_u16(code).ok());
             status.filter(|status| status.is_client_error() || status.is_server_error())
         };
-        match text {
-            "none" => Ok(Fault::None),
-            "close_before_header" => Ok(Fault::CloseBeforeHeader),
-            "close_after_header" => Ok(Fault::CloseAfterHeader),
-            "close_mid_stream" => Ok(Fault::CloseMidStream),
-            "stall_before_header" => Ok(Fault::StallBeforeHeader),
-            "stall_mid_stream" => Ok(Fault::StallMidStream),
-            "malformed_json" => Ok(Fault::MalformedJson),
-            "no_done" => Ok(Fault::NoDone),
-            _ => text
-                .strip_prefix("status:")
-                .and_then(status)
-                .map(Fault::Status)
-                .ok_or_else(|| format!(r#"unknown fault "{text}""#)),
+        if let Some((_, fault)) = FAULTS.iter().find(|(name, _)| *name == text) {
+            return Ok(*fault);
         }
+        text.strip_prefix("status:")
+            .and_then(status)
+            .map(Fault::Status)
+            .ok_or_else(|| format!(r#"unknown fault "{text}""#))
     }
 }
 

@@ -3,19 +3,20 @@
 
 use libfuzzer_sys::fuzz_target;
 use sluice_wire::json::{decode, Document};
-use sluice_wire::{Dialect, Envelope, NestedText, Position, Splices};
+use sluice_wire::{Additions, Dialect, Envelope, NestedText, Splices};
 
 fuzz_target!(|body: &[u8]| {
-    for dialect in [Dialect::Chat, Dialect::Embeddings, Dialect::Other] {
+    for dialect in [Dialect::Chat, Dialect::Responses, Dialect::Messages, Dialect::Gemini, Dialect::Embeddings, Dialect::Other] {
         let Ok(envelope) = Envelope::parse(dialect, body.to_vec()) else { continue };
         assert_eq!(Splices::default().apply(envelope.text()).as_bytes(), body);
         let mut splices = Splices::default();
         envelope.remove_steering(&mut splices);
         envelope.set_model("m\"\\", &mut splices);
-        for position in [Position::Start, Position::BeforeLastUser] {
-            if let Some(place) = envelope.place(position) {
-                splices.insert(place, "{\"role\":\"user\",\"content\":\"x\"},");
-            }
+        if dialect.is_conversation() {
+            let prompt = vec![("system".to_owned(), "p".to_owned()), ("user".to_owned(), "u".to_owned())];
+            envelope.add(&Additions { prompt, context: Some("c\"".to_owned()) }, &mut splices);
+            envelope.ask_usage(&mut splices);
+            envelope.limit_output(7, &mut splices);
         }
         let edited = splices.apply(envelope.text());
         assert!(Document::parse(&edited).is_ok(), "edits keep JSON");

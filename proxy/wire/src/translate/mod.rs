@@ -6,6 +6,7 @@
 
 mod answer;
 mod request;
+mod said;
 mod stream;
 
 pub use answer::answer;

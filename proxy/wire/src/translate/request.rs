@@ -15,7 +15,7 @@ mod schema;
 mod to_chat;
 mod to_gemini;
 mod to_messages;
-mod write;
+pub(super) mod write;
 
 #[cfg(test)]
 mod tests;

@@ -188,7 +188,8 @@ fn thought<'d>(block: Value<'d>, lost: &mut Lost) -> Read<'d, Part<'d>> {
     let (mut text, mut signature) = (Written::default(), None);
     for (key, member) in members(block)? {
         match (&*key, sealed) {
-            ("type", _) | ("cache_control", _) => {}
+            // `index` is left over from the stream that the block was gathered from.
+            ("type" | "cache_control" | "index", _) => {}
             ("thinking", false) | ("data", true) => text = Written::of(member)?,
             ("signature", false) => signature = Some(Written::of(member)?).filter(|written| !written.is_empty()),
             _ => lost.push(member),
