@@ -157,7 +157,7 @@ def read_plain(dialect, answer):
 
 
 def usage_of(usage, *names):
-    return tuple(usage[name] for name in names) if usage else None
+    return tuple(usage[name] for name in names) if usage and all(name in usage for name in names) else None
 
 
 def read_response(response, said):

@@ -24,18 +24,21 @@ worker_threads = 2
 kind = "openai"
 base_url = "http://MOCK/v1"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 first_token_timeout_milliseconds = 400
 
 [providers.a]
 kind = "anthropic"
 base_url = "http://MOCK/v1"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 first_token_timeout_milliseconds = 400
 
 [providers.g]
 kind = "gemini"
 base_url = "http://MOCK/v1beta"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 first_token_timeout_milliseconds = 400
 
 [providers.z]
@@ -43,6 +46,7 @@ kind = "azure"
 base_url = "http://MOCK/openai"
 api_version = "2024-10-21"
 api_key_env = "MOCK_API_KEY"
+breaker_failures = 0
 """
 
 TARGETS = {

@@ -174,7 +174,7 @@ impl Outgoing<'_> {
             permit.fail(now);
         }
         if let Again::Anywhere(Some(rest)) = miss.again {
-            target.state.breaker.rest(now + rest);
+            target.state.breaker.rest(now, rest);
         }
     }
 
@@ -465,6 +465,19 @@ impl Outgoing<'_> {
         let mut header = self.header.clone();
         header.set_raw_path(encoded.path.as_bytes())?;
         header.insert_header("host", target.provider.host_header.as_str())?;
+        if encoded.dialect != self.scrubbed.dialect() {
+            // What the client's SDK says to its own provider means nothing to another.
+            const OWN: [&str; 4] = ["anthropic-", "openai-", "x-goog-", "x-stainless-"];
+            let foreign: Vec<_> = header
+                .headers
+                .keys()
+                .filter(|name| OWN.iter().any(|own| name.as_str().starts_with(own)))
+                .cloned()
+                .collect();
+            for name in foreign {
+                header.remove_header(&name);
+            }
+        }
         let provider = &target.provider;
         match (&self.credential, &provider.credential) {
             (Some(own), _) => match provider.config.kind {

@@ -51,6 +51,9 @@ const WATCH_AFTER: Duration = Duration::from_millis(10);
 /// The longest that a provider's `retry-after` is waited for; a client that is told can wait better.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
+/// Beyond this a rest is as good as for ever.
+const MOST_REST: Duration = Duration::from_secs(3_600);
+
 /// What ended a wait.
 pub enum Watched<T> {
     Done(T),
@@ -256,7 +259,7 @@ impl Race<'_> {
                 Again::Nowhere => return Err(miss),
                 Again::Elsewhere => places[place].out = true,
                 Again::Larger => self.leave_smaller(place, &mut places),
-                Again::Anywhere(rest) => places[place].rested = rest.map(|rest| Instant::now() + rest),
+                Again::Anywhere(rest) => places[place].rested = rest.map(|rest| Instant::now() + rest.min(MOST_REST)),
             }
             let may_repeat = self.is_repeatable() || miss.is_unsent;
             let was_closed = miss.is_closed();

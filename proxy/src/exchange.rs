@@ -22,7 +22,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde_json::json;
 use sluice_policies::limits::Standing;
-use sluice_wire::{Dialect, Family};
+use sluice_wire::{Dialect, Family, gemini_model};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -154,8 +154,7 @@ fn models(session: &ServerSession, principal: &Principal) -> Result<Option<Bytes
     let rest = path.strip_prefix("/v1beta/models").or_else(|| path.strip_prefix("/v1/models"));
     let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) else { return Ok(None) };
     let wanted = percent_decode(rest.trim_matches('/'));
-    // A verb behind a colon is a call to the model.
-    if head.method != http::Method::GET || wanted.contains(':') {
+    if head.method != http::Method::GET || gemini_model(path).is_some() {
         return Ok(None);
     }
     let is_anthropic = head.headers.contains_key("anthropic-version");

@@ -99,7 +99,9 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         None => envelope.is_some_and(|envelope| envelope.stream()),
     };
     let is_chat = envelope.is_some_and(|envelope| envelope.dialect().is_conversation());
-    if is_chat && named.is_none() {
+    // A stored prompt of Responses may name the model.
+    let needs_model = envelope.is_some_and(|envelope| matches!(envelope.dialect(), Dialect::Chat | Dialect::Messages));
+    if needs_model && named.is_none() {
         return Err(Refusal::new(ErrorCode::InvalidRequest, "`model` is missing; name a route or a model"));
     }
     let route = choose(&admitted, named.as_deref())?;

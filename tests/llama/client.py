@@ -76,10 +76,10 @@ def answer(job):
     offered = bool(job.get("tools") or job.get("tool_result"))
     if not job.get("stream"):
         if offered:
-            return read(llm, llm.chat_with_tools([tool()], chat_history=messages(job)))
+            return read(llm, llm.chat_with_tools([tool()], chat_history=messages(job), allow_parallel_tool_calls=True))
         return read(llm, llm.chat(messages(job)))
     stream = (
-        llm.stream_chat_with_tools([tool()], chat_history=messages(job))
+        llm.stream_chat_with_tools([tool()], chat_history=messages(job), allow_parallel_tool_calls=True)
         if offered
         else llm.stream_chat(messages(job))
     )

@@ -84,10 +84,10 @@ impl Breaker {
         }
     }
 
-    /// The provider asked to be left alone until `until`.
-    pub fn rest(&self, until: Moment) {
+    /// The provider asked to be left alone for a time; for no longer than a minute it is, since some ask for years.
+    pub fn rest(&self, now: Moment, wanted: Duration) {
         let mut state = self.0.lock();
-        state.resting = state.resting.max(until);
+        state.resting = state.resting.max(now + wanted.min(LONGEST));
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_provider_that_asked_for_rest_is_shunned_but_not_refused() {
         let breaker = Breaker::default();
-        breaker.rest(at(500));
+        breaker.rest(at(0), at(500));
         assert!(breaker.is_shunned(at(499)) && !breaker.is_shunned(at(500)));
         assert_eq!(breaker.permit(at(0)), Ok(false));
     }

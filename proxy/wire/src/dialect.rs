@@ -110,8 +110,24 @@ impl Family {
 /// Model and verb of a Gemini path: `/v1beta/models/gemini-2.5-pro:generateContent`.
 pub fn gemini_model(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/v1beta").or_else(|| path.strip_prefix("/v1"))?;
-    rest.strip_prefix("/models/")?.rsplit_once(':').filter(|(model, verb)| !model.is_empty() && !verb.is_empty())
+    let (model, verb) = rest.strip_prefix("/models/")?.rsplit_once(':')?;
+    // Below `/v1` OpenAI's models stand too, and fine-tuned ones have colons in their names.
+    let is_verb = path.starts_with("/v1beta") || VERBS.contains(&verb);
+    (is_verb && !model.is_empty() && !verb.is_empty()).then_some((model, verb))
 }
+
+/// What Gemini's models can be asked to do (Gemini API reference, «models»).
+const VERBS: [&str; 9] = [
+    "generateContent",
+    "streamGenerateContent",
+    "countTokens",
+    "embedContent",
+    "batchEmbedContents",
+    "asyncBatchEmbedContent",
+    "batchGenerateContent",
+    "predict",
+    "predictLongRunning",
+];
 
 #[cfg(test)]
 mod tests {
@@ -130,6 +146,7 @@ mod tests {
             ("/v1/models/gemini-2.5-pro:streamGenerateContent", Dialect::Gemini, Family::Gemini),
             ("/v1beta/models/gemini-2.5-pro:countTokens", Dialect::Other, Family::Gemini),
             ("/v1/models/gpt-4o", Dialect::Other, Family::OpenAi),
+            ("/v1/models/ft:gpt-4o-mini:acemeco:suffix:abc123", Dialect::Other, Family::OpenAi),
         ] {
             assert_eq!((Dialect::of_path(path), Family::of_path(path)), (dialect, family), "{path}");
         }

@@ -268,7 +268,7 @@ fn media<'d>(value: Value<'d>, lost: &mut Lost) -> Read<'d, Option<Part<'d>>> {
     for (key, member) in fields(value)? {
         match &*key {
             "mimeType" => mime = Some(Written::of(member)?),
-            "data" => data = Some(Written::of(member)?),
+            "data" => data = Some(standard_base64(Written::of(member)?)),
             "fileUri" => url = Some(Written::of(member)?),
             "displayName" => name = string(member).map(|_| Some(member))?,
             _ => lost.push(member),
@@ -291,6 +291,15 @@ fn media<'d>(value: Value<'d>, lost: &mut Lost) -> Read<'d, Option<Part<'d>>> {
     // An image's name says nothing to the model; a document's is shown to it.
     let name = name.filter(|_| medium == Medium::Document);
     Ok(Some(Part::Media(Media { medium, source, name, detail: None, cache: None, at: value })))
+}
+
+/// Google takes both alphabets of base64 (RFC 4648 sections 4 and 5), its SDK sends the one for URLs, and the others
+/// take the first alone.
+fn standard_base64(data: Written<'_>) -> Written<'_> {
+    match data.inside().contains(['-', '_']) {
+        true => Written::decoded(Cow::Owned(data.inside().replace('-', "+").replace('_', "/"))),
+        false => data,
+    }
 }
 
 fn tools<'d>(conversation: &mut Conversation<'d>, value: Value<'d>, lost: &mut Lost) -> Read<'d, ()> {

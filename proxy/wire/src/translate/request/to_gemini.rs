@@ -38,7 +38,7 @@ pub fn encode<'d>(conversation: &Conversation<'d>, target: &Target<'_>, lost: &m
     }
     writer.close(']');
     tools(conversation, &mut writer, lost);
-    generation_config(conversation, target, &mut writer, lost);
+    generation_config(conversation, target, &mut writer);
     lost.given(conversation.verbosity);
     lost.given(conversation.service_tier);
     writer.close('}');
@@ -221,7 +221,7 @@ fn declaration(tool: &Tool<'_>, writer: &mut Writer, lost: &mut Lost) {
     writer.close('}');
 }
 
-fn generation_config(conversation: &Conversation<'_>, target: &Target<'_>, writer: &mut Writer, lost: &mut Lost) {
+fn generation_config(conversation: &Conversation<'_>, target: &Target<'_>, writer: &mut Writer) {
     let before = writer.mark();
     writer.key("generationConfig").open('{');
     let empty = writer.mark();
@@ -249,7 +249,7 @@ fn generation_config(conversation: &Conversation<'_>, target: &Target<'_>, write
         }
         writer.close(']');
     }
-    response_form(conversation, writer, lost);
+    response_form(conversation, writer);
     thinking_config(conversation, writer);
     match writer.mark() == empty {
         true => writer.rewind(before),
@@ -259,14 +259,14 @@ fn generation_config(conversation: &Conversation<'_>, target: &Target<'_>, write
     }
 }
 
-fn response_form(conversation: &Conversation<'_>, writer: &mut Writer, lost: &mut Lost) {
+fn response_form(conversation: &Conversation<'_>, writer: &mut Writer) {
     match &conversation.format {
         None => {}
         Some(Format::Json(_)) => {
             writer.key("responseMimeType").raw("\"application/json\"");
         }
-        Some(Format::Schema { description, schema, .. }) => {
-            lost.given(*description);
+        // Its schemas have no names; what describes one beside itself is advice.
+        Some(Format::Schema { schema, .. }) => {
             writer.key("responseMimeType").raw("\"application/json\"").key("responseJsonSchema").raw(schema);
         }
     }

@@ -344,9 +344,8 @@ fn output_config(conversation: &Conversation<'_>, writer: &mut Writer, lost: &mu
     match &conversation.format {
         None => {}
         Some(Format::Json(at)) => lost.push(*at),
-        // Its schemas are always strict and have no names.
-        Some(Format::Schema { description, schema, .. }) => {
-            lost.given(*description);
+        // Its schemas are always strict and have no names; what describes one beside itself is advice.
+        Some(Format::Schema { schema, .. }) => {
             writer.key("format").open('{').key("type").raw("\"json_schema\"").key("schema").raw(schema).close('}');
         }
     }
