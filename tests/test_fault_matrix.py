@@ -138,7 +138,7 @@ CASES = [
     Case("HTML error page", "early", fault("html_error"), (502,), calls=2),
     Case("wrong content type", "early", fault("wrong_content_type"), **PROTOCOL),
     Case("empty stream", "early", fault("empty_stream"), statuses=(502,), calls=2),
-    Case("in-band error first", "early", fault("error_first"), (200, 500, 502, 503, 529), calls=2),
+    Case("in-band error first", "early", fault("error_first"), (500, 502, 503, 529), calls=2),
     # A provider that recovers: the second attempt is fine.
     Case("503 once", "early", fault("status:503", fault_times=1), (200,), calls=2),
     Case("reset once", "early", fault("reset_before_header", fault_times=1), (200,), calls=2),
@@ -375,6 +375,10 @@ def judge_whole(case, lane, target, was):
 def judge_early(case, lane, target, was):
     if target == "fallback":
         assert was.whole, was
+        if case.name == "reset once" and was.spare_calls == 0:
+            # On a pooled connection it looks like one that had gone stale, and is sent again on a fresh one.
+            assert was.calls == 2
+            return
         assert was.spare_calls == 1
         # The next target is asked at once, not after a wait that belongs to the first; a time-out takes its time.
         assert was.seconds < 2.5, was

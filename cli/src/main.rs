@@ -58,7 +58,7 @@ enum Command {
     /// Hash every published object again.
     Verify(verify::Verify),
     /// Run the built-in provider alone.
-    Mock(mock::Mock),
+    Mock(Box<mock::Mock>),
 }
 
 /// What every command may need.

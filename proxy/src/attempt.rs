@@ -22,7 +22,7 @@ use sluice_config::ProviderKind;
 use sluice_policies::scrub::Vault;
 use sluice_policies::upstream::retry_after;
 use sluice_wire::event::{Usage, wholes};
-use sluice_wire::json::Document;
+use sluice_wire::json::{Document, Value};
 use sluice_wire::{Dialect, Failure, Family, Splices, kind_of_status, translate};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -324,8 +324,18 @@ impl Outgoing<'_> {
         let malformed =
             || Miss::broken(ErrorCode::UpstreamProtocolError, "The provider's answer is not an answer in its dialect.");
         let text = std::str::from_utf8(&body).map_err(|_| malformed())?;
-        let usage = Usage::of_answer(encoded.dialect, text);
+        // Some servers say that all is well and then state an error. Responses states its own in a field of that name.
+        let states_error = |root: Value<'_>| root.get("error").is_some_and(|error| !error.is_null());
         let client = self.scrubbed.dialect();
+        let document = Document::parse(text).map_err(|_| malformed())?;
+        if encoded.dialect.is_conversation()
+            && encoded.dialect != Dialect::Responses
+            && states_error(document.root(text))
+        {
+            let failure = Failure::read(200, text).ok_or_else(malformed)?;
+            return Err(in_band(&failure, client.family()));
+        }
+        let usage = Usage::of_answer(encoded.dialect, text);
         let plan = &self.scrubbed.composed.recalled.plan;
         if encoded.dialect != client {
             let asked = plan.asked();
@@ -334,7 +344,6 @@ impl Outgoing<'_> {
             return Ok((Bytes::from(shown), usage));
         }
         let instructions = self.own_instructions();
-        let document = Document::parse(text).map_err(|_| malformed())?;
         // With nothing to put back the body passes as it came.
         if self.scrubbed.vault.is_empty() && instructions.is_none() {
             return Ok((body, usage));

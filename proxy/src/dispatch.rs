@@ -271,7 +271,9 @@ impl Race<'_> {
             match (next, told) {
                 (Some((next, wait)), Some(miss)) if may_repeat && (left > 0 || was_closed) => {
                     left -= u32::from(!was_closed).min(left);
-                    if !was_closed && !self.targets[next].provider.state.budget.withdraw() {
+                    // Falling over to another target is no retry of that one, and must work when all requests do it.
+                    let again = places[next].tried && !was_closed;
+                    if again && !self.targets[next].provider.state.budget.withdraw() {
                         return Err(miss);
                     }
                     if !wait.is_zero() {

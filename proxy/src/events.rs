@@ -175,7 +175,13 @@ impl Events {
             out.extend_from_slice(frame.raw());
             return Ok(());
         }
-        let chunk = Chunk::read(self.client, &data).ok_or(ErrorCode::UpstreamProtocolError)?;
+        let Some(chunk) = Chunk::read(self.client, &data) else {
+            return if self.over { Ok(()) } else { Err(ErrorCode::UpstreamProtocolError) };
+        };
+        // After the end only the counts are of interest.
+        if self.over && (chunk.content || chunk.usage == Usage::default()) {
+            return Ok(());
+        }
         let mut splices = Splices::default();
         if !self.vault.is_empty() {
             self.restore(&chunk, &data, &mut splices);

@@ -63,13 +63,18 @@ pub fn backoff(attempt: u32, random: f64) -> Duration {
 pub fn retry_after(milliseconds: Option<&str>, seconds: Option<&str>, now: i64) -> Option<Duration> {
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
     if let Some(milliseconds) = milliseconds.and_then(number) {
-        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+        return Some(seconds_of(milliseconds / 1000.0));
     }
     let text = seconds?;
     match number(text) {
-        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Some(seconds) => Some(seconds_of(seconds)),
         None => http_date(text.trim()).map(|at| Duration::from_secs(u64::try_from(at - now).unwrap_or(0))),
     }
+}
+
+/// More seconds than a duration can hold are as many as it can.
+fn seconds_of(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// An IMF-fixdate, such as `Sun, 06 Nov 1994 08:49:37 GMT`, in seconds since the Unix epoch.
@@ -106,6 +111,7 @@ mod tests {
         assert_eq!(read(None, Some("0.25")), Some(Duration::from_millis(250)));
         assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:49:37 GMT")), Some(Duration::from_secs(7)));
         assert_eq!(read(None, Some("Sun, 06 Nov 1994 08:49:00 GMT")), Some(Duration::ZERO), "a date that has passed");
+        assert_eq!(read(None, Some("99999999999999999999")), Some(Duration::MAX));
         for nonsense in ["", "soon", "-1", "nan", "1e999", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov"] {
             assert_eq!(read(None, Some(nonsense)), None, "{nonsense}");
         }
