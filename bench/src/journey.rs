@@ -62,16 +62,18 @@ pub struct Options {
 /// How much is sent.
 struct Effort {
     rounds: usize,
-    /// Requests of a closed loop round of the cheap cases, of the warm one and of the cold one; multiples of `SLICES`.
+    /// Requests of a closed loop round of the cheap cases, of the streamed ones, of the warm one and of the cold one;
+    /// multiples of `SLICES`.
     plain: u64,
+    stream: u64,
     hit: u64,
     miss: u64,
     /// Requests of an open loop round.
     open: u64,
 }
 
-const FULL_EFFORT: Effort = Effort { rounds: 7, plain: 20_000, hit: 8_000, miss: 4_000, open: 400 };
-const QUICK_EFFORT: Effort = Effort { rounds: 3, plain: 4_000, hit: 2_000, miss: 1_000, open: 100 };
+const FULL_EFFORT: Effort = Effort { rounds: 7, plain: 20_000, stream: 2_000, hit: 8_000, miss: 4_000, open: 400 };
+const QUICK_EFFORT: Effort = Effort { rounds: 3, plain: 4_000, stream: 800, hit: 2_000, miss: 1_000, open: 100 };
 
 /// The cases in the order of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,12 +86,17 @@ pub enum Case {
     FullMiss,
     /// Everything on, a query that was asked before.
     FullHit,
+    /// The bare pingora proxy, a streamed answer of 32 events at a pace.
+    FloorStream,
+    /// Sluice with a key and a limit, the same streamed answer.
+    LimitStream,
 }
 
 impl Effort {
     fn requests(&self, case: Case) -> u64 {
         match case {
             Case::Floor | Case::Limit => self.plain,
+            Case::FloorStream | Case::LimitStream => self.stream,
             Case::FullHit => self.hit,
             Case::FullMiss => self.miss,
         }
@@ -98,7 +105,8 @@ impl Effort {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Case; 4] = [Case::Floor, Case::Limit, Case::FullMiss, Case::FullHit];
+    pub const ALL: [Case; 6] =
+        [Case::Floor, Case::Limit, Case::FullMiss, Case::FullHit, Case::FloorStream, Case::LimitStream];
 
     /// The name in the report.
     pub fn name(self) -> &'static str {
@@ -107,15 +115,25 @@ impl Case {
             Case::Limit => "limit",
             Case::FullMiss => "full_miss",
             Case::FullHit => "full_hit",
+            Case::FloorStream => "floor_stream",
+            Case::LimitStream => "limit_stream",
         }
     }
 
     /// The model, which names the route.
     fn model(self) -> &'static str {
         match self {
-            Case::Floor | Case::Limit => "limit",
             Case::FullMiss | Case::FullHit => "full",
+            _ => "limit",
         }
+    }
+
+    fn is_streamed(self) -> bool {
+        matches!(self, Case::FloorStream | Case::LimitStream)
+    }
+
+    fn is_floor(self) -> bool {
+        matches!(self, Case::Floor | Case::FloorStream)
     }
 }
 
@@ -206,11 +224,11 @@ impl Stage {
     }
 
     fn addr(&self, case: Case) -> SocketAddr {
-        if case == Case::Floor { self.floor_addr } else { self.edge_addr }
+        if case.is_floor() { self.floor_addr } else { self.edge_addr }
     }
 
     fn process(&self, case: Case) -> &Process {
-        if case == Case::Floor { &self.floor } else { &self.edge }
+        if case.is_floor() { &self.floor } else { &self.edge }
     }
 
     /// The numbers of the next `count` requests of `case`.
@@ -230,7 +248,7 @@ impl Stage {
         std::sync::Arc::new(move |number| {
             let number = if warm { number % WARM_QUERIES } else { number };
             let query = if warm { workload.query(number).to_owned() } else { workload.distinct(number) };
-            workload.chat(case.model(), &query)
+            workload.chat(case.model(), &query, case.is_streamed())
         })
     }
 
@@ -273,6 +291,8 @@ impl Stage {
         let right = match case {
             Case::Floor => true,
             Case::Limit => context.is_empty(),
+            // The usage that Sluice asks of the provider is one event more, which it keeps.
+            Case::FloorStream | Case::LimitStream => text.matches("data: ").count() == workload::STREAM_EVENTS,
             Case::FullMiss => context.contains("cache=miss") && !context.contains("used=0"),
             Case::FullHit => context.contains("cache=hit") && !context.contains("used=0"),
         };
@@ -345,7 +365,7 @@ impl Stage {
             return Err(Failure::because("measuring the mock", self.mock.last_words()));
         }
         measured.direct.merge(&direct);
-        for case in rotated(number) {
+        for case in rotated(number).into_iter().filter(|case| !case.is_streamed()) {
             let numbers = self.numbers(case, count);
             let report = load::open(self.addr(case), OPEN_CONNECTIONS, OPEN_RATE, numbers, &self.requests(case));
             let report = self.check(case, report)?;
@@ -363,7 +383,7 @@ struct CacheCounts {
 }
 
 /// The cases, each time beginning with another, so that none is always first after a pause.
-fn rotated(number: usize) -> [Case; 4] {
+fn rotated(number: usize) -> [Case; Case::ALL.len()] {
     let mut cases = Case::ALL;
     cases.rotate_left(number % Case::ALL.len());
     cases

@@ -5,18 +5,18 @@
 
 use crate::answer::Reader;
 use crate::events::{Audience, Events, restored};
-use crate::head::{CREDENTIALS, is_hop_by_hop};
+use crate::head::{CREDENTIALS, hop_by_hop};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, EncodedBody, Scrubbed};
 use crate::upstreams::{Closed, Target};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1::client::{HttpSession as Http1Session, http_req_header_to_wire};
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_config::ProviderKind;
 use sluice_policies::scrub::Vault;
@@ -27,6 +27,8 @@ use sluice_wire::{Dialect, Failure, Family, Splices, kind_of_status, translate};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Most bytes of metadata that are held back from the client while fall-back is still possible.
 const MAX_METADATA: usize = 64 << 10;
@@ -216,9 +218,9 @@ impl Outgoing<'_> {
                     }
                     Err(error) => return Err(connect_failed(&error, target)),
                 },
-                true => match self.live.http2.get_http_session(peer).await {
+                true => match Box::pin(self.live.http2.get_http_session(peer)).await {
                     Ok((session, reused)) => {
-                        (send_parts(session, &header, body, config.idle_timeout, waited).await, reused)
+                        (Box::pin(send_parts(session, &header, body, config.idle_timeout, waited)).await, reused)
                     }
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
@@ -287,7 +289,7 @@ impl Outgoing<'_> {
             }
         }
         if status >= 400 {
-            return Err(self.provider_error(reader, header, encoded).await);
+            return Err(Box::pin(self.provider_error(reader, header, encoded)).await);
         }
         if media == "text/event-stream" {
             if !client.is_conversation() && client != Dialect::Completions {
@@ -299,7 +301,7 @@ impl Outgoing<'_> {
                     ))),
                 };
             }
-            let (events, held) = self.first_events(reader, encoded, started).await?;
+            let (events, held) = Box::pin(self.first_events(reader, encoded, started)).await?;
             let usage = events.usage;
             return Ok((header, Content::Events(Box::new(events), held), usage));
         }
@@ -568,18 +570,24 @@ pub fn outgoing_header(
     traceparent: &str,
     streams: bool,
 ) -> pingora_core::Result<RequestHeader> {
-    let mut header = RequestHeader::build_no_case(received.method.clone(), b"/", Some(received.headers.len() + 6))?;
+    let hops = hop_by_hop(&received.headers);
+    let mut headers = HeaderMap::with_capacity(received.headers.len() + 6);
     for (field, value) in &received.headers {
         let name = field.as_str();
         let ours = name.starts_with("x-sluice-")
             || matches!(name, "host" | "expect" | "traceparent" | "origin")
             || (!streams && matches!(name, "content-length" | "accept-encoding"));
-        if !ours && !CREDENTIALS.contains(&name) && !is_hop_by_hop(name, &received.headers) {
-            header.append_header(field, value.clone())?;
+        if !ours && !CREDENTIALS.contains(&name) && !hops(name) {
+            headers.append(field.clone(), value.clone());
         }
     }
-    header.insert_header("traceparent", traceparent)?;
-    Ok(header)
+    let traceparent = HeaderValue::try_from(traceparent).or_err(ErrorType::InvalidHTTPHeader, "while tracing")?;
+    headers.insert(TRACEPARENT, traceparent);
+    // Through the map itself: the header's own methods read each name anew.
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = received.method.clone();
+    parts.headers = headers;
+    Ok(RequestHeader::from(parts))
 }
 
 fn open(stream: Stream, peer: &HttpPeer, patience: Duration) -> HttpSession {

@@ -122,7 +122,7 @@ pub async fn dispatch(
         let outgoing = Outgoing { scrubbed: &scrubbed, live, header, credential };
         let race = Race { outgoing: &outgoing, targets: line(&outgoing), attempts: &attempts };
         if streams {
-            race.stream(session).await?
+            Box::pin(race.stream(session)).await?
         } else {
             let mut run = std::pin::pin!(race.run());
             loop {
@@ -182,7 +182,7 @@ fn line(outgoing: &Outgoing<'_>) -> Vec<Arc<Target>> {
         .iter()
         .map(|target| Candidate {
             weight: target.weight,
-            cost: target.state.latency.cost(),
+            cost: target.state.latency.cost(now),
             shunned: target.state.breaker.is_shunned(now),
             identity: target.identity,
         })
@@ -248,7 +248,7 @@ impl Race<'_> {
             let hedge = plan.route.route.hedge_after.filter(|_| retries == 0 && self.is_repeatable());
             places[place].tried = true;
             let outcome = match (hedge, self.next_untried(&places)) {
-                (Some(delay), Some(other)) => self.hedged(place, other, delay, &mut places).await,
+                (Some(delay), Some(other)) => Box::pin(self.hedged(place, other, delay, &mut places)).await,
                 _ => self.attempt(place).await,
             };
             let miss = match outcome {

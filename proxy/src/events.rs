@@ -5,6 +5,7 @@
 
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
 use sluice_policies::scrub::{Restorer, Vault};
 use sluice_wire::event::{Chunk, Usage};
 use sluice_wire::json::{decode, escape_into, without_member};
@@ -12,7 +13,7 @@ use sluice_wire::sse::{Frame, Frames};
 use sluice_wire::{Dialect, Failure, Splices, translate};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Longest event of a stream, in bytes.
 const MAX_EVENT: usize = 32 << 20;
@@ -171,9 +172,17 @@ impl Events {
             out.extend_from_slice(frame.raw());
             return Ok(());
         };
-        if self.content && self.added == 0 && self.vault.is_empty() && self.is_plain(&data) {
-            out.extend_from_slice(frame.raw());
-            return Ok(());
+        if self.content && self.added == 0 && self.vault.is_empty() {
+            if self.is_plain(&data) {
+                out.extend_from_slice(frame.raw());
+                return Ok(());
+            }
+            if let Some(cut) = self.plain_but_for_usage(&data) {
+                let mut shown = data.into_owned();
+                shown.replace_range(cut, "");
+                out.extend_from_slice(&frame.with_data(&shown));
+                return Ok(());
+            }
         }
         let Some(chunk) = Chunk::read(self.client, &data) else {
             return if self.over { Ok(()) } else { Err(ErrorCode::UpstreamProtocolError) };
@@ -239,11 +248,27 @@ impl Events {
         // An unescaped quote cannot stand inside a string, so these are names and never the model's words.
         is_whole
             && match self.client {
-                Dialect::Chat | Dialect::Completions => !data.contains("\"usage\"") && !data.contains("\"error\""),
+                Dialect::Chat | Dialect::Completions => !holds(data, &USAGE) && !holds(data, &ERROR),
                 Dialect::Messages => data.contains("\"content_block_delta\""),
                 Dialect::Responses => data.contains(".delta\""),
                 _ => false,
             }
+    }
+
+    /// Where an event that is plain otherwise says that there is no usage yet, which a provider that was asked for usage
+    /// says in every event, and the caller did not ask for.
+    fn plain_but_for_usage(&self, data: &str) -> Option<Range<usize>> {
+        let is_chat = matches!(self.client, Dialect::Chat | Dialect::Completions);
+        if !(self.strip_usage && is_chat && data.starts_with('{') && data.ends_with('}')) {
+            return None;
+        }
+        let at = USAGE.find(data.as_bytes())?;
+        let end = at + NO_USAGE.len();
+        // Behind the choices, or the last member of all: so it is the event's own.
+        let rest = data.get(end..)?;
+        let is_own = rest == "}" || data[..at].ends_with("],") && rest.starts_with(',');
+        let is_null = data[at..].starts_with(NO_USAGE) && data[..at].ends_with(',');
+        (is_null && is_own && !holds(rest, &USAGE) && !holds(data, &ERROR)).then_some(at - 1..end)
     }
 
     /// Puts originals into the strings of an event.
@@ -301,6 +326,15 @@ impl Events {
         let kind = said.split("\"type\"").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap_or_default().to_owned();
         format!("event: {kind}\ndata: {said}\n\n")
     }
+}
+
+const NO_USAGE: &str = "\"usage\":null";
+
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
+fn holds(data: &str, finder: &Finder<'_>) -> bool {
+    finder.find(data.as_bytes()).is_some()
 }
 
 fn escaped(text: &str) -> String {
@@ -382,6 +416,39 @@ mod tests {
             let held = shown.find("<EMA\"").unwrap();
             assert!(held < shown.find(before).unwrap(), "what was held comes before the end");
         }
+    }
+
+    #[test]
+    fn usage_that_the_caller_did_not_ask_for_is_cut_out() {
+        let mut audience = audience(Dialect::Chat, Vault::default());
+        audience.strip_usage = true;
+        let event = |text: &str, rest: &str| {
+            format!(
+                "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]{rest}}}\n\n"
+            )
+        };
+        let stream = [
+            event("a", r#","usage":null"#),
+            event("b", r#","usage":null"#),
+            event("c", r#","usage":null,"obfuscation":"xx""#),
+            event(r#"\"usage\":null"#, r#","usage":null"#),
+            event("d", r#","usage": null"#),
+            r#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#.to_owned() + "\n\n",
+            "data: [DONE]\n\n".to_owned(),
+        ];
+        let expected = [
+            event("a", ""),
+            event("b", ""),
+            event("c", r#","obfuscation":"xx""#),
+            event(r#"\"usage\":null"#, ""),
+            event("d", ""),
+            "data: [DONE]\n\n".to_owned(),
+        ];
+        let mut events = Events::new(&audience);
+        let mut shown = BytesMut::new();
+        events.push(stream.concat().as_bytes(), &mut shown).unwrap();
+        assert_eq!(String::from_utf8(shown.to_vec()).unwrap(), expected.concat());
+        assert_eq!(events.usage, Usage { input: Some(3), output: Some(4) });
     }
 
     #[test]

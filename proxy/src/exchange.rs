@@ -94,7 +94,8 @@ async fn journey(
 
     if websocket::is_upgrade(session.req_header()) && !session.is_http2() {
         let called = Instant::now();
-        let tunnelled = websocket::tunnel(&plan, session, live, &trace, notes).await;
+        // Rare, and large as a future: it would be moved along with every exchange.
+        let tunnelled = Box::pin(websocket::tunnel(&plan, session, live, &trace, notes)).await;
         tally.upstream = Some(called.elapsed());
         let tunnelled = tunnelled?;
         tally.status = tunnelled.status;

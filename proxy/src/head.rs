@@ -1,5 +1,6 @@
 //! Header rules that requests and responses share.
 
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName};
 
 /// What every response says about itself.
@@ -47,13 +48,14 @@ pub const HOP_BY_HOP: [&str; 9] = [
 /// provider's where a route passes that on.
 pub const CREDENTIALS: [&str; 5] = ["x-sluice-key", "authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
-/// Whether the field belongs to one connection, by name or because `connection` lists it.
-pub fn is_hop_by_hop(name: &str, headers: &HeaderMap) -> bool {
-    HOP_BY_HOP.contains(&name) || (headers.contains_key("connection") && listed_by_connection(name, headers))
+/// The fields of `headers` that belong to one connection, by name or because `connection` lists them.
+pub fn hop_by_hop(headers: &HeaderMap) -> impl Fn(&str) -> bool {
+    let lists = headers.contains_key(CONNECTION);
+    move |name| HOP_BY_HOP.contains(&name) || (lists && listed_by_connection(name, headers))
 }
 
 fn listed_by_connection(name: &str, headers: &HeaderMap) -> bool {
-    let values = headers.get_all("connection").iter().filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(name))
 }
 
@@ -108,8 +110,7 @@ mod tests {
     fn what_connection_lists_is_hop_by_hop() {
         let mut headers = HeaderMap::new();
         headers.insert("connection", "close, X-Private".parse().unwrap());
-        assert!(
-            is_hop_by_hop("x-private", &headers) && is_hop_by_hop("te", &headers) && !is_hop_by_hop("accept", &headers)
-        );
+        let hops = hop_by_hop(&headers);
+        assert!(hops("x-private") && hops("te") && !hops("accept"));
     }
 }

@@ -223,6 +223,10 @@ impl Steering {
 
     /// Headers win over the body: a gateway in front can set them.
     fn read_headers(&mut self, headers: &HeaderMap, grant: &Grant) -> Result<(), Refusal> {
+        // Most requests steer nothing; one look at the names is cheaper than six searches.
+        if !headers.keys().any(|name| name.as_str().starts_with("x-sluice-")) {
+            return Ok(());
+        }
         let header = |name: &'static str, assert: Assert| -> Result<Option<String>, Refusal> {
             let Some(value) = headers.get(name) else { return Ok(None) };
             permitted(grant, assert)?;

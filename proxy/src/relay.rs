@@ -4,10 +4,12 @@ use crate::answer::Reader;
 use crate::attempt::{Answer, Content, media_type};
 use crate::dispatch::{Outcome, Upstream, Watched, watch};
 use crate::events::Events;
-use crate::head::{Notes, is_hop_by_hop, note};
+use crate::head::{Notes, hop_by_hop, note};
 use crate::live::Live;
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use sluice_wire::Failure;
@@ -209,6 +211,9 @@ async fn relay_bytes(
     }
 }
 
+/// A header value that HTTP does not allow.
+struct Unsendable;
+
 /// The provider's head for the client: its own fields, and what Sluice has to say.
 fn response_header(
     header: &ResponseHeader,
@@ -216,25 +221,32 @@ fn response_header(
     notes: &Notes,
     length: Option<usize>,
 ) -> Result<Box<ResponseHeader>, Refusal> {
-    let build = || {
-        let mut out = ResponseHeader::build_no_case(header.status, Some(header.headers.len() + notes.len() + 2))?;
+    let build = || -> Result<Box<ResponseHeader>, Unsendable> {
+        let hops = hop_by_hop(&header.headers);
+        // Through the map itself: the header's own methods read each name anew.
+        let mut headers = HeaderMap::with_capacity(header.headers.len() + notes.len() + 2);
         for (name, value) in &header.headers {
-            let is_ours = name.as_str().starts_with("access-control-") || *name == http::header::CONTENT_LENGTH;
-            if !is_ours && !is_hop_by_hop(name.as_str(), &header.headers) {
-                out.append_header(name, value.clone())?;
+            let is_ours = name.as_str().starts_with("access-control-") || *name == CONTENT_LENGTH;
+            if !is_ours && !hops(name.as_str()) {
+                headers.append(name.clone(), value.clone());
             }
         }
         for (name, value) in notes {
+            let value = HeaderValue::try_from(value.as_str()).map_err(|_| Unsendable)?;
             if *name == note::VARY {
-                out.append_header(name, value.as_str())?;
+                headers.append(name.clone(), value);
             } else {
-                out.insert_header(name, value.as_str())?;
+                headers.insert(name.clone(), value);
             }
         }
-        frame(&mut out, session, length)?;
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = header.status;
+        parts.headers = headers;
+        let mut out = ResponseHeader::from(parts);
+        frame(&mut out, session, length).map_err(|_| Unsendable)?;
         Ok(Box::new(out))
     };
-    build().map_err(|_: Box<pingora_core::Error>| {
+    build().map_err(|Unsendable| {
         Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on.")
     })
 }

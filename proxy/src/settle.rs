@@ -5,7 +5,6 @@ use crate::metrics::{KindLabels, Step, microseconds};
 use crate::refuse::ErrorCode;
 use crate::upstreams::Target;
 use sluice_wire::event::Usage;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,10 +57,16 @@ impl Tally {
     /// `server-timing` (W3C): each step in milliseconds.
     pub fn server_timing(&self) -> String {
         let mut text = String::with_capacity(224);
-        // Whole microseconds as milliseconds with three places: printing a float costs ten times as much.
+        // Whole microseconds as milliseconds with three places. Twelve of them stand in every answer, and the standard
+        // library's formatting took a tenth of the instructions of a request.
         let mut write = |name: &str, took: Duration, end: &str| {
-            let micros = took.as_micros();
-            let _ = write!(text, "{name};dur={}.{:03}{end}", micros / 1000, micros % 1000);
+            let micros = took.as_micros() as u64;
+            text.push_str(name);
+            text.push_str(";dur=");
+            push_digits(micros / 1000, 1, &mut text);
+            text.push('.');
+            push_digits(micros % 1000, 3, &mut text);
+            text.push_str(end);
         };
         for step in Step::ALL {
             if let Some(took) = self.steps[step as usize] {
@@ -77,6 +82,18 @@ impl Tally {
         let known = Step::ALL.into_iter().filter_map(|step| Some((step.name().to_owned(), self.steps[step as usize]?)));
         known.map(|(name, took)| (name, microseconds(took).into())).collect()
     }
+}
+
+/// Appends `number` with at least `places` digits.
+fn push_digits(mut number: u64, places: usize, out: &mut String) {
+    let mut digits = [b'0'; 20];
+    let mut from = digits.len();
+    while number > 0 || digits.len() - from < places {
+        from -= 1;
+        digits[from] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    digits[from..].iter().for_each(|digit| out.push(char::from(*digit)));
 }
 
 pub fn settle(tally: Tally, live: &Live) {

@@ -4,7 +4,7 @@
 
 use crate::attempt::{head, outgoing_header};
 use crate::dispatch::left;
-use crate::head::{Notes, is_hop_by_hop};
+use crate::head::{Notes, hop_by_hop};
 use crate::live::Live;
 use crate::plan::Plan;
 use crate::refuse::{ErrorCode, Refusal};
@@ -164,8 +164,9 @@ async fn relay(
     }
     let build = || -> pingora_core::Result<ResponseHeader> {
         let mut header = ResponseHeader::build_no_case(101, Some(answer.headers.len() + notes.len()))?;
+        let hops = hop_by_hop(&answer.headers);
         for (name, value) in &answer.headers {
-            if !is_hop_by_hop(name.as_str(), &answer.headers) {
+            if !hops(name.as_str()) {
                 header.append_header(name, value.clone())?;
             }
         }

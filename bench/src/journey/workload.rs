@@ -13,6 +13,11 @@ use std::sync::Arc;
 const REQUEST_BYTES: usize = 605;
 const ANSWER_BYTES: usize = 745;
 
+/// Events of a streamed answer: the role, the text in pieces, the reason why it ended, `[DONE]`.
+pub(super) const STREAM_EVENTS: usize = 32;
+/// The pace of a stream's pieces. Events that were written at once would be read at once, and cost a proxy nothing.
+const STREAM_PACE_MILLISECONDS: u64 = 2;
+
 /// Where the edge finds the mock's key.
 pub(super) const PROVIDER_KEY_ENV: &str = "JOURNEY_PROVIDER_KEY";
 
@@ -94,11 +99,11 @@ impl Workload {
     }
 
     /// A chat completion for the route `model`, its body filled up to the common size.
-    pub(super) fn chat(&self, model: &str, query: &str) -> Bytes {
+    pub(super) fn chat(&self, model: &str, query: &str, stream: bool) -> Bytes {
         let query = serde_json::Value::from(query);
         let body = |earlier: &str| {
             format!(
-                r#"{{"model":"{model}","messages":[{{"role":"user","content":"{earlier}"}},{{"role":"assistant","content":"Understood."}},{{"role":"user","content":{query}}}],"temperature":0.2,"max_tokens":256,"stream":false}}"#
+                r#"{{"model":"{model}","messages":[{{"role":"user","content":"{earlier}"}},{{"role":"assistant","content":"Understood."}},{{"role":"user","content":{query}}}],"temperature":0.2,"max_tokens":256,"stream":{stream}}}"#
             )
         };
         let room = REQUEST_BYTES.saturating_sub(body("").len()).min(EARLIER.len());
@@ -116,13 +121,17 @@ impl Workload {
         Bytes::from(format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n"))
     }
 
-    /// The mock's script: one fixed answer, so that it costs the mock as little as possible.
+    /// The mock's script: one fixed answer, so that it costs the mock as little as possible, which a stream cuts into
+    /// pieces of one size.
     pub(super) fn script(&self) -> String {
         // The envelope of an answer around its text; ids, times and counts have fixed lengths.
         const ENVELOPE: usize = 290;
         let text = EARLIER.repeat(2);
         let text = text[..ANSWER_BYTES - ENVELOPE].trim_end();
-        serde_json::json!({ "reply": { "text": text }, "record": false }).to_string()
+        let piece = text.len().div_ceil(STREAM_EVENTS - 3);
+        let pace = STREAM_PACE_MILLISECONDS;
+        serde_json::json!({ "reply": { "text": text }, "record": false, "split": piece, "token_milliseconds": pace })
+            .to_string()
     }
 }
 
@@ -217,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_body_has_the_common_size() {
-        let request = workload().chat("limit", "Is this \"so\"?");
+        let request = workload().chat("limit", "Is this \"so\"?", false);
         let body = request.windows(4).position(|window| window == b"\r\n\r\n").map(|head| request.slice(head + 4..));
         let body = body.expect("a head");
         assert_eq!(body.len(), REQUEST_BYTES);

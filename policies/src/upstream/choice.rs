@@ -41,17 +41,24 @@ impl Latency {
         if took > average.seconds {
             average.seconds = took;
         } else {
-            let age = now.saturating_sub(average.updated).as_secs_f64();
-            let keep = (-age / MEMORY.as_secs_f64()).exp();
+            let keep = average.kept(now);
             average.seconds = average.seconds * keep + took * (1.0 - keep);
         }
         average.updated = now;
     }
 
     /// What another request would have to wait for, in seconds times requests. A target that has never answered costs
-    /// nothing, so that it is tried.
-    pub fn cost(&self) -> f64 {
-        self.average.lock().seconds * f64::from(self.in_flight.load(Ordering::Relaxed) + 1)
+    /// nothing, so that it is tried; one that has not answered for long costs ever less, so that it is tried again.
+    pub fn cost(&self, now: Duration) -> f64 {
+        let average = self.average.lock();
+        average.seconds * average.kept(now) * f64::from(self.in_flight.load(Ordering::Relaxed) + 1)
+    }
+}
+
+impl Average {
+    /// How much of the average still counts.
+    fn kept(&self, now: Duration) -> f64 {
+        (-now.saturating_sub(self.updated).as_secs_f64() / MEMORY.as_secs_f64()).exp()
     }
 }
 
@@ -141,12 +148,14 @@ mod tests {
         let latency = Latency::default();
         latency.observe(Duration::from_millis(100), Duration::from_secs(1));
         latency.observe(Duration::from_secs(5), Duration::from_secs(2));
-        assert_eq!(latency.cost(), 5.0);
+        let cost = |second| latency.cost(Duration::from_secs(second));
+        assert_eq!(cost(2), 5.0);
         latency.observe(Duration::from_millis(100), Duration::from_secs(3));
-        assert!((4.0..5.0).contains(&latency.cost()));
+        assert!((4.0..5.0).contains(&cost(3)));
+        assert!(cost(33) < 0.3, "a target that is not asked is forgiven");
         latency.observe(Duration::from_millis(100), Duration::from_secs(103));
-        assert!(latency.cost() < 0.11);
+        assert!(cost(103) < 0.11);
         latency.begin();
-        assert!((0.2..0.22).contains(&latency.cost()));
+        assert!((0.2..0.22).contains(&cost(103)));
     }
 }

@@ -91,10 +91,18 @@ impl Usage {
                 Usage { input: number("input_tokens").map(|input| input + cached), output: number("output_tokens") }
             }
             // Images and audio state theirs as Responses does.
-            _ => Usage {
-                input: number("prompt_tokens").or_else(|| number("input_tokens")),
-                output: number("completion_tokens").or_else(|| number("output_tokens")),
-            },
+            _ => {
+                let input = number("prompt_tokens").or_else(|| number("input_tokens"));
+                let output = number("completion_tokens").or_else(|| number("output_tokens"));
+                // Some leave reasoning out of the completion; the stated total shows it.
+                let apart = usage
+                    .get("completion_tokens_details")
+                    .and_then(|details| details.get("reasoning_tokens")?.raw().parse::<u64>().ok())
+                    .filter(|apart| {
+                        number("total_tokens") == input.zip(output).map(|(input, output)| input + output + apart)
+                    });
+                Usage { input, output: output.map(|output| output + apart.unwrap_or(0)) }
+            }
         }
     }
 
@@ -104,7 +112,8 @@ impl Usage {
         let candidates = number("candidatesTokenCount");
         let output =
             (thoughts.is_some() || candidates.is_some()).then(|| thoughts.unwrap_or(0) + candidates.unwrap_or(0));
-        Usage { input: number("promptTokenCount"), output }
+        let tools = number("toolUsePromptTokenCount").unwrap_or(0);
+        Usage { input: number("promptTokenCount").map(|input| input + tools), output }
     }
 }
 
@@ -534,6 +543,17 @@ mod tests {
         let chunk = Chunk::read(Dialect::Responses, data).unwrap();
         assert_eq!(chunk.sequence.unwrap().1, 4);
         assert_eq!(Chunk::again(data, chunk.deltas[0].range.clone(), "x").replace("\"x\"", "\"{\""), data);
+    }
+
+    #[test]
+    fn what_providers_count_apart_is_added() {
+        let xai = r#"{"usage":{"prompt_tokens":10,"completion_tokens":26,"total_tokens":232,"completion_tokens_details":{"reasoning_tokens":196}}}"#;
+        assert_eq!(Usage::of_answer(Dialect::Chat, xai), Usage { input: Some(10), output: Some(222) });
+        let openai = xai.replace("232", "36").replace("196", "20");
+        assert_eq!(Usage::of_answer(Dialect::Chat, &openai), Usage { input: Some(10), output: Some(26) });
+        let gemini =
+            r#"{"usageMetadata":{"promptTokenCount":147,"toolUsePromptTokenCount":360,"candidatesTokenCount":9}}"#;
+        assert_eq!(Usage::of_answer(Dialect::Gemini, gemini), Usage { input: Some(507), output: Some(9) });
     }
 
     #[test]

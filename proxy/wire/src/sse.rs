@@ -78,14 +78,13 @@ impl Frame {
     fn of(raw: Bytes) -> Frame {
         let mut lines = Vec::with_capacity(1);
         let mut at = 0;
-        for line in raw.split_inclusive(|&byte| byte == b'\n' || byte == b'\r') {
-            let text = line.strip_suffix(b"\n").or(line.strip_suffix(b"\r")).unwrap_or(line);
-            if let Some(value) = text.strip_prefix(b"data:") {
+        // Where each line ends; a CRLF ends an empty line too, which holds no data.
+        for end in memchr::memchr2_iter(b'\n', b'\r', &raw).chain([raw.len()]) {
+            if let Some(value) = raw[at..end].strip_prefix(b"data:") {
                 let value = value.strip_prefix(b" ").unwrap_or(value);
-                let end = at + text.len();
                 lines.push(end - value.len()..end);
             }
-            at += line.len();
+            at = (end + 1).min(raw.len());
         }
         Frame { raw, lines }
     }
@@ -116,7 +115,10 @@ impl Frame {
         let mut out = BytesMut::with_capacity(self.raw.len() + data.len());
         out.extend_from_slice(&self.raw[..first.start]);
         // A line break inside JSON stands between tokens, and each further line needs its own field name.
-        out.extend_from_slice(data.replace('\n', "\ndata: ").as_bytes());
+        match memchr::memchr(b'\n', data.as_bytes()) {
+            None => out.extend_from_slice(data.as_bytes()),
+            Some(_) => out.extend_from_slice(data.replace('\n', "\ndata: ").as_bytes()),
+        }
         out.extend_from_slice(&self.raw[last.end..]);
         out.freeze()
     }

@@ -123,7 +123,8 @@ impl Answer {
 
     pub fn take(&mut self, event: &Event) {
         match (event, self.parts.last_mut()) {
-            (Event::Start(head), _) => self.head = head.clone(),
+            // Gateways exist that splice a second answer into a stream; what has been told keeps its ids.
+            (Event::Start(head), None) if self.head.id.is_empty() => self.head = head.clone(),
             (Event::Open(block), _) => self.parts.push(match block {
                 Block::Text => Part::Text(String::new()),
                 Block::Reasoning => Part::Reasoning { text: String::new(), signature: None },

@@ -85,6 +85,10 @@ impl Decoder {
         match message.get("content") {
             Some(content) if content.kind() == Kind::Array => {
                 for part in content.children() {
+                    // Mistral's reasoning is a part with parts of its own.
+                    for piece in part.get("thinking").into_iter().flat_map(|pieces| pieces.children()) {
+                        self.think(&string(piece, "text"));
+                    }
                     self.say(&string(part, "text"));
                 }
             }
@@ -243,15 +247,20 @@ fn first_choice(root: Value<'_>) -> Option<Value<'_>> {
 
 fn read_usage(usage: Value<'_>) -> Usage {
     let detail = |member, name| usage.get(member).and_then(|details| number(details, name));
+    let (input, output) = (number(usage, "prompt_tokens"), number(usage, "completion_tokens"));
+    let reasoning = detail("completion_tokens_details", "reasoning_tokens");
+    // xAI counts reasoning beside the completion; its total tells.
+    let sum = [input, output, reasoning].into_iter().flatten().fold(0, u64::saturating_add);
+    let beside = reasoning.filter(|_| number(usage, "total_tokens") == Some(sum)).unwrap_or(0);
     Usage {
-        input: number(usage, "prompt_tokens"),
-        output: number(usage, "completion_tokens"),
+        input,
+        output: output.map(|output| output.saturating_add(beside)),
         // DeepSeek counts beside, not in, the details.
         cached: detail("prompt_tokens_details", "cached_tokens").or_else(|| number(usage, "prompt_cache_hit_tokens")),
         // Gateways before Anthropic say it in Anthropic's word.
         cache_created: detail("prompt_tokens_details", "cache_write_tokens")
             .or_else(|| number(usage, "cache_creation_input_tokens")),
-        reasoning: detail("completion_tokens_details", "reasoning_tokens"),
+        reasoning,
     }
 }
 

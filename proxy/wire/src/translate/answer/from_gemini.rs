@@ -133,7 +133,9 @@ fn read_usage(usage: Value<'_>) -> Usage {
     let output =
         (reasoning.is_some() || said.is_some()).then(|| reasoning.unwrap_or(0).saturating_add(said.unwrap_or(0)));
     Usage {
-        input: number(usage, "promptTokenCount"),
+        // What tools that the provider ran gave the model to read is billed as input, and counted apart.
+        input: number(usage, "promptTokenCount")
+            .map(|input| input.saturating_add(number(usage, "toolUsePromptTokenCount").unwrap_or(0))),
         output,
         cached: number(usage, "cachedContentTokenCount"),
         cache_created: None,

@@ -644,6 +644,45 @@ fn counts_of_thought_and_of_what_caches_took_in_are_kept() {
 }
 
 #[test]
+fn what_providers_count_apart_is_counted_in() {
+    let choices = r#""choices":[{"message":{"content":"x"},"finish_reason":"stop"}]"#;
+    for (completion, total) in [(1, 303), (291, 303)] {
+        let said = format!(
+            r#"{{"id":"c",{choices},"usage":{{"prompt_tokens":12,"completion_tokens":{completion},"total_tokens":{total},
+"completion_tokens_details":{{"reasoning_tokens":290}}}}}}"#
+        );
+        let usage = &parsed(&answer(Dialect::Chat, Dialect::Responses, &said, "{}").unwrap())["usage"];
+        assert_eq!((&usage["output_tokens"], &usage["total_tokens"]), (&json!(291), &json!(303)));
+    }
+    let said = r#"{"candidates":[{"content":{"parts":[{"text":"x"}]},"finishReason":"STOP"}],"usageMetadata":
+{"promptTokenCount":147,"toolUsePromptTokenCount":360,"candidatesTokenCount":108,"thoughtsTokenCount":168}}"#;
+    let usage = &parsed(&answer(Dialect::Gemini, Dialect::Chat, said, "{}").unwrap())["usage"];
+    assert_eq!((&usage["prompt_tokens"], &usage["total_tokens"]), (&json!(507), &json!(783)));
+}
+
+#[test]
+fn reasoning_in_a_part_of_the_content_is_reasoning() {
+    let said = r#"{"id":"c","choices":[{"message":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"2+2"}]},
+{"type":"text","text":"4"}]},"finish_reason":"stop"}]}"#;
+    let content = &parsed(&answer(Dialect::Chat, Dialect::Messages, said, "{}").unwrap())["content"];
+    assert_eq!((&content[0]["thinking"], &content[1]["text"]), (&json!("2+2"), &json!("4")));
+}
+
+#[test]
+fn an_answer_that_a_gateway_begins_twice_keeps_its_first_name() {
+    let start = |id| frame(&json!({"type": "message_start", "message": {"id": id, "model": "m-1", "content": []}}));
+    let mut frames = stream_of(Dialect::Messages);
+    frames.insert(3, start("msg_second"));
+    for to in [Dialect::Chat, Dialect::Responses, Dialect::Gemini] {
+        let said = String::from_utf8(run(Dialect::Messages, to, &frames.concat().into_bytes(), 64).0).unwrap();
+        assert!(!said.contains("msg_second") && said.matches("\"role\":\"assistant\",\"content\":\"\"").count() <= 1);
+    }
+    frames = stream_of(Dialect::Messages).split_off(1);
+    let (said, _) = run(Dialect::Messages, Dialect::Chat, &frames.concat().into_bytes(), 64);
+    assert_eq!(frames_of(&said)[0]["choices"][0]["delta"]["role"], "assistant");
+}
+
+#[test]
 fn usage_comes_to_chat_clients_that_asked_for_it() {
     let bytes = stream_of(Dialect::Messages).concat().into_bytes();
     let (mut stream, mut frames, mut out) =

@@ -148,9 +148,12 @@ impl Encoder {
 
     /// Writes what `event` adds to `answer`, which has it already.
     pub fn event(&mut self, answer: &Answer, event: &Event, out: &mut Vec<u8>) {
+        // The first chunk states the role, whatever the provider begins with.
+        if !self.started && !matches!(event, Event::Usage(_)) {
+            self.start(answer, out);
+        }
         let number = Some(self.thoughts);
         match event {
-            Event::Start(_) => self.start(answer, out),
             Event::Text(text) => self.chunk(answer, out, |delta| {
                 delta.key("content").text(text);
             }),
@@ -212,9 +215,6 @@ impl Encoder {
     }
 
     fn finish(&mut self, answer: &Answer, out: &mut Vec<u8>) {
-        if !self.started {
-            self.start(answer, out);
-        }
         self.choice(answer, out, &format!("\"{}\"", reason(answer)), |_| {});
         if self.usage {
             let mut writer = Writer::default();
