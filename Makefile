@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench soak fuzz tools
+.PHONY: run test lint build bench bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -27,6 +27,11 @@ build: tools
 bench: tools
 	$(CARGO) build --profile dist --package sluice --package sluice-bench
 	./target/dist/journey --sluice target/dist/sluice --floor target/dist/floor --corpus samples/knowledge/scifact/corpus.jsonl --queries samples/scifact/queries.jsonl --out target/bench/journey.json
+
+bench-scrub: tools
+	$(CARGO) build --profile dist --package sluice-bench --bin scrub
+	python3 -m venv target/bench/venv && target/bench/venv/bin/pip install --quiet --disable-pip-version-check datafog-core==0.4.4
+	taskset -c 0 ./target/dist/scrub --corpus policies/scrub/tests/corpus/dev.jsonl --prose samples/knowledge/scifact/corpus.jsonl --code proxy policies config store --python target/bench/venv/bin/python
 
 # Long runs: the fuzz targets, ten minutes each.
 soak: fuzz

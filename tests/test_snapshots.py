@@ -282,6 +282,7 @@ def test_an_edge_that_trusts_another_key_never_becomes_ready(publisher, folder, 
     edge = follow(publisher, folder, mock, started, trusted=trusted, wait=False)
     eventually("the refusal is logged", lambda: edge.must_run() or "manifest" in edge.log(), 10)
     assert eventually("the admin listener is up", lambda: readiness(edge), 5) == 503
+    eventually("the public listener is up", lambda: edge.send("GET", "/healthz").status, 5)
     refused = edge.chat(publisher.client_key, HI)
     assert (refused.status, refused.error["code"]) == (503, "snapshot_unavailable")
 

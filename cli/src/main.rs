@@ -10,6 +10,7 @@ mod log;
 mod mock;
 mod prompt;
 mod publish;
+mod scrub;
 mod search;
 mod up;
 mod verify;
@@ -55,6 +56,8 @@ enum Command {
     Publish(publish::Publish),
     /// Search a published collection.
     Search(search::Search),
+    /// Find personal data and secrets in texts.
+    Scrub(scrub::Scrub),
     /// Hash every published object again.
     Verify(verify::Verify),
     /// Run the built-in provider alone.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Up(command) => command.run(context),
         Command::Serve(command) => command.run(context),
         Command::Check(command) => command.run(),
+        Command::Scrub(command) => command.run(),
         Command::Key(command) => block_on(command.run(context)),
         Command::Prompt(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),

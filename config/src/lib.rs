@@ -22,6 +22,9 @@ mod syntax;
 pub use fault::{Fault, Faults};
 pub use source::Environment;
 
+pub use sluice_scrub::{Action as ScrubAction, Kind as ScrubKind};
+use sluice_scrub::{Action, Kind};
+use sluice_scrub::{DEFAULT_THRESHOLD, PatternError, Rules};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -214,8 +217,8 @@ pub struct Route {
     pub collections: Vec<String>,
     /// Most tokens of retrieved context.
     pub context_tokens: usize,
-    /// Kinds of personal data that are replaced; empty = scrubbing is off.
-    pub scrub: Vec<ScrubKind>,
+    /// What is taken out of requests.
+    pub scrub: Scrub,
     /// Content part types (`image_url`, `input_audio`, `file`) that may leave unread although scrubbing is on.
     pub unscrubbable_parts: Vec<String>,
     /// Path prefixes whose bodies may leave unread although scrubbing is on.
@@ -237,11 +240,61 @@ pub struct Target {
     pub context_window: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ScrubKind {
-    Email,
-    Phone,
-    CreditCard,
+/// What a route takes out of requests, and how.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scrub {
+    /// Built-in kinds; none and no patterns = scrubbing is off.
+    pub kinds: Vec<Kind>,
+    /// What is done with a finding where no rule says otherwise.
+    pub action: Action,
+    /// Values that may leave, as they are written.
+    pub allow: Vec<String>,
+    pub rules: Vec<ScrubRule>,
+    /// Whether placeholders are put back that the model spelt otherwise.
+    pub forgiving: bool,
+}
+
+/// An exception for a kind, or a pattern of the operator's own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScrubRule {
+    /// A built-in kind, or the name of the pattern.
+    pub kind: String,
+    /// A regular expression (checked).
+    pub pattern: Option<String>,
+    pub action: Option<Action>,
+    /// The least score in per cent.
+    pub threshold_percent: Option<u8>,
+}
+
+impl Scrub {
+    /// The rules as the scrubber takes them.
+    pub fn rules(&self) -> Rules {
+        let mut rules = Rules::of(&[]);
+        for kind in &self.kinds {
+            rules.want(*kind, DEFAULT_THRESHOLD, self.action);
+        }
+        for rule in &self.rules {
+            // Reading the file made sure that they can be added.
+            let _ = rule.add_to(&mut rules, self.action);
+        }
+        rules.allow(self.allow.iter().cloned());
+        rules
+    }
+}
+
+impl ScrubRule {
+    fn add_to(&self, rules: &mut Rules, action: Action) -> Result<(), PatternError> {
+        let action = self.action.unwrap_or(action);
+        match (&self.pattern, Kind::of_name(&self.kind)) {
+            (Some(pattern), _) => rules.add_pattern(&self.kind, pattern, action),
+            (None, Some(kind)) => {
+                let threshold = self.threshold_percent.map_or(DEFAULT_THRESHOLD, |percent| f32::from(percent) / 100.0);
+                rules.want(kind, threshold, action);
+                Ok(())
+            }
+            (None, None) => Err(PatternError::Name),
+        }
+    }
 }
 
 /// A value that never prints itself.

@@ -10,6 +10,7 @@ mod base_url;
 mod cors_origin;
 mod provider;
 mod route;
+mod scrub;
 mod server;
 mod snapshot;
 mod table;

@@ -71,6 +71,10 @@ pub(crate) const ROUTE: &[&str] = &[
     "collections",
     "context_tokens",
     "scrub",
+    "scrub_action",
+    "scrub_allow",
+    "scrub_forgiving",
+    "scrub_rules",
     "unscrubbable_parts",
     "unscrubbable_paths",
 ];
@@ -78,6 +82,8 @@ pub(crate) const ROUTE: &[&str] = &[
 pub(crate) const TARGET: &[&str] = &["provider", "model", "weight", "max_output_tokens", "context_window"];
 
 pub(crate) const FALLBACK: &[&str] = &["provider", "model", "max_output_tokens", "context_window"];
+
+pub(crate) const SCRUB_RULE: &[&str] = &["kind", "pattern", "action", "threshold_percent"];
 
 /// Every table that holds values, as it is written in a header.
 pub(crate) const TABLES: &[(&str, &[&str])] = &[
@@ -90,6 +96,7 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("routes.NAME", ROUTE),
     ("routes.NAME.targets", TARGET),
     ("routes.NAME.fallbacks", FALLBACK),
+    ("routes.NAME.scrub_rules", SCRUB_RULE),
 ];
 
 /// The first table that has this key.

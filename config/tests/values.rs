@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use sluice_config::{
-    BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route, ScrubKind,
-    Secret, Server, Snapshot, Target,
+    BaseUrl, Config, Environment, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route, Scrub,
+    ScrubKind, Secret, Server, Snapshot, Target,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -104,7 +104,7 @@ fn plain_route() -> Route {
         environment: "production".to_owned(),
         collections: Vec::new(),
         context_tokens: 1_500,
-        scrub: Vec::new(),
+        scrub: Scrub::default(),
         unscrubbable_parts: Vec::new(),
         unscrubbable_paths: Vec::new(),
     }
@@ -119,7 +119,8 @@ fn an_empty_file_means_the_defaults() {
 fn the_full_sample_states_the_defaults_and_adds_providers_and_routes() {
     let path = Path::new("tests/samples/valid/full.toml");
     let config = Config::load(path, &environment(&[("OPENAI_API_KEY", " test\n")])).expect("the sample is valid");
-    let scrub = vec![ScrubKind::Email, ScrubKind::Phone, ScrubKind::CreditCard];
+    let kinds = vec![ScrubKind::Email, ScrubKind::Phone, ScrubKind::CreditCard];
+    let scrub = Scrub { kinds, ..Scrub::default() };
     let base_url = BaseUrl { tls: true, host: "api.openai.com".to_owned(), port: 443, prefix: "/v1".to_owned() };
     let openai = Provider {
         kind: ProviderKind::OpenAi,
@@ -251,7 +252,11 @@ fn an_override_finds_a_name_with_dashes() {
     let text = "providers.mock.kind = 'mock'\nroutes.Support-Bot.provider = 'mock'";
     let pairs = [("SLUICE__ROUTES__SUPPORT_BOT__SCRUB", "['PHONE']"), ("SLUICE__ROUTES__SUPPORT_BOT__MODEL", "gpt-4o")];
     let config = parse(text, &pairs);
-    let route = Route { scrub: vec![ScrubKind::Phone], targets: model("gpt-4o"), ..plain_route() };
+    let route = Route {
+        scrub: Scrub { kinds: vec![ScrubKind::Phone], ..Scrub::default() },
+        targets: model("gpt-4o"),
+        ..plain_route()
+    };
     assert_eq!(config.routes, BTreeMap::from([("Support-Bot".to_owned(), route)]));
 }
 

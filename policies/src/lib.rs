@@ -1,9 +1,8 @@
-//! Decides who may do what, how much, and what must not leave.
+//! Decides who may do what, and how much.
 //!
 //! Pure: every decision takes its input and `now`, and gives a value. This crate knows no HTTP, no files, no async
 //! and no ambient time, so that each decision can be replayed.
 
 pub mod grant;
 pub mod limits;
-pub mod scrub;
 pub mod upstream;

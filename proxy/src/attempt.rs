@@ -19,8 +19,8 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_config::ProviderKind;
-use sluice_policies::scrub::Vault;
 use sluice_policies::upstream::retry_after;
+use sluice_scrub::Vault;
 use sluice_wire::event::{Usage, wholes};
 use sluice_wire::json::{Document, Value};
 use sluice_wire::{Dialect, Failure, Family, Splices, kind_of_status, translate};
@@ -765,12 +765,12 @@ fn restore_document(text: &str, document: &Document, vault: &Vault, instructions
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_policies::scrub::{Kind, Series};
+    use sluice_scrub::{Rules, Series};
 
     #[test]
     fn a_whole_answer_is_restored_and_its_instructions_are_the_callers() {
         let mut vault = Vault::default();
-        assert_eq!(vault.scrub("a@x.com", &Kind::ALL, Series::Conversation).len(), 1);
+        assert_eq!(vault.scrub("a@x.com", &Rules::default(), Series::Conversation).unwrap().len(), 1);
         let answer = r#"{"instructions":"managed <EMAIL_1>","choices":[{"message":{"content":"hi <EMAIL_1>","tool_calls":[{"function":{"arguments":"{\"a\":\"\\u003cEMAIL_1\\u003e\"}"}}],"signature":"<EMAIL_1>"}}], "n": 1.0}"#;
         assert_eq!(
             restore_json(answer, &vault, Some("null")).unwrap(),

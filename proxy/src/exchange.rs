@@ -109,7 +109,7 @@ async fn journey(
     let composed = compose(recalled)?;
     tally.done(Step::Compose);
 
-    let scrubbed = scrub(composed)?;
+    let scrubbed = scrub(composed, &live.hash_key)?;
     note_content(&scrubbed, tally, notes);
     tally.done(Step::Scrub);
     if scrubbed.composed.recalled.plan.explain {
@@ -215,7 +215,7 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
         }
         notes.push((note::CONTEXT, text));
     }
-    tally.scrubbed = scrubbed.vault.counts().map(|(kind, count)| (kind.name(), count)).collect();
+    tally.scrubbed = scrubbed.vault.counts().map(|(kind, count)| (kind.to_owned(), count)).collect();
     if !tally.scrubbed.is_empty() {
         let counts: Vec<String> = tally.scrubbed.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
         notes.push((note::SCRUBBED, counts.join(",")));
@@ -251,7 +251,7 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
         .as_ref()
         .map(|(alias, environment)| json!({ "alias": alias, "version": composed.version, "environment": environment }));
     let scrub: serde_json::Map<_, _> =
-        tally.scrubbed.iter().map(|(kind, count)| ((*kind).to_owned(), (*count).into())).collect();
+        tally.scrubbed.iter().map(|(kind, count)| (kind.clone(), (*count).into())).collect();
     let answer = json!({
         "request_id": tally.request_id, "route": plan.route.name, "provider": provider, "model": model,
         "prompt": prompt, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),

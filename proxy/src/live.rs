@@ -8,11 +8,11 @@ use crate::upstreams::{Provider as UpstreamProvider, States, Target};
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use sluice_config::{Config, Route, ScrubKind};
+use sluice_config::{Config, Route};
 use sluice_index::{Assembled, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
-use sluice_policies::scrub::Kind;
+use sluice_scrub::Rules;
 use sluice_segment::ArchivedPrompt;
 use sluice_state::Snapshot;
 use sluice_text::Template;
@@ -34,6 +34,8 @@ pub struct Live {
     /// Keys the hashes of queries, so that a cache key tells nothing outside this process.
     pub(crate) cache_key: [u8; 32],
     pub(crate) pepper: [u8; 32],
+    /// Of what hashed placeholders are made. It follows from the pepper, so all edges of a fleet have the same.
+    pub(crate) hash_key: [u8; 32],
     pub(crate) metrics: Metrics,
     origin: Instant,
     running: AtomicUsize,
@@ -87,7 +89,8 @@ pub struct PromptEntry {
 pub struct RouteEntry {
     pub name: String,
     pub route: Route,
-    pub scrub: Vec<Kind>,
+    /// What is taken out of requests.
+    pub scrub: Rules,
     /// Never empty.
     pub targets: Vec<Arc<Target>>,
     pub fallbacks: Vec<Arc<Target>>,
@@ -124,6 +127,7 @@ impl Live {
             .max_capacity(recall.cache_max_bytes)
             .time_to_live(recall.cache_time_to_live)
             .build();
+        sluice_scrub::warm();
         let mut cache_key = [0; 32];
         // A predictable key would only make hashes guessable to who can read this process's memory.
         let _ = getrandom::fill(&mut cache_key);
@@ -138,6 +142,7 @@ impl Live {
             recalled,
             cache_key,
             pepper,
+            hash_key: blake3::derive_key("sluice 2026-11 hashed placeholders", &pepper),
             metrics,
             origin: Instant::now(),
             running: AtomicUsize::new(0),
@@ -330,11 +335,6 @@ impl RouteEntry {
         providers: &BTreeMap<String, Arc<UpstreamProvider>>,
         states: &States,
     ) -> RouteEntry {
-        let kinds = route.scrub.iter().map(|kind| match kind {
-            ScrubKind::Email => Kind::Email,
-            ScrubKind::Phone => Kind::Phone,
-            ScrubKind::CreditCard => Kind::CreditCard,
-        });
         // The configuration's check made sure that the providers exist.
         let targets = |targets: &[sluice_config::Target]| {
             let made = targets.iter().filter_map(|target| {
@@ -344,7 +344,7 @@ impl RouteEntry {
         };
         RouteEntry {
             name: name.to_owned(),
-            scrub: kinds.collect(),
+            scrub: route.scrub.rules(),
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),
             route: route.clone(),

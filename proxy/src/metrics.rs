@@ -93,7 +93,7 @@ struct TokenLabels {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct KindLabels {
-    pub kind: &'static str,
+    pub kind: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -199,7 +199,7 @@ impl Metrics {
             tokens.clone(),
         );
         let scrubbed = Family::default();
-        registry.register("scrubbed", "Findings replaced by placeholders, by kind", scrubbed.clone());
+        registry.register("scrubbed", "Findings of personal data and secrets, by kind", scrubbed.clone());
         let recall = Family::<ResultLabels, Counter>::default();
         registry.register("recall_cache", "Look-ups of retrieved context by result", recall.clone());
         let upstream_cancelled = Counter::default();

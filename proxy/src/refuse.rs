@@ -6,6 +6,7 @@
 use pingora_http::ResponseHeader;
 use sluice_policies::grant::Assert;
 use sluice_policies::limits::TooMany;
+use sluice_scrub::Refused;
 use sluice_wire::{EnvelopeError, Failure, Family};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub enum ErrorCode {
     PromptRenderFailed,
     PromptNotFound,
     UnscrubbableContent,
+    PersonalDataRefused,
     UnsupportedField,
     UnsupportedEndpoint,
     UpstreamUnavailable,
@@ -61,7 +63,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 25] = [
+    pub const ALL: [ErrorCode; 26] = [
         ErrorCode::InvalidApiKey,
         ErrorCode::NotPermitted,
         ErrorCode::ModelNotFound,
@@ -77,6 +79,7 @@ impl ErrorCode {
         ErrorCode::PromptRenderFailed,
         ErrorCode::PromptNotFound,
         ErrorCode::UnscrubbableContent,
+        ErrorCode::PersonalDataRefused,
         ErrorCode::UnsupportedField,
         ErrorCode::UnsupportedEndpoint,
         ErrorCode::UpstreamUnavailable,
@@ -109,6 +112,7 @@ impl ErrorCode {
             PromptRenderFailed => ("prompt_render_failed", 400, "invalid_request_error", Caller, false),
             PromptNotFound => ("prompt_not_found", 404, "invalid_request_error", Caller, false),
             UnscrubbableContent => ("unscrubbable_content", 400, "invalid_request_error", Policy, false),
+            PersonalDataRefused => ("personal_data_refused", 400, "invalid_request_error", Policy, false),
             UnsupportedField => ("unsupported_field", 400, "invalid_request_error", Caller, false),
             UnsupportedEndpoint => ("unsupported_endpoint", 404, "invalid_request_error", Caller, false),
             UpstreamUnavailable => ("upstream_unavailable", 503, "upstream_error", Provider, true),
@@ -222,6 +226,17 @@ impl Refusal {
         Refusal::new(
             ErrorCode::UnscrubbableContent,
             format!("Personal data is removed on this route, and {what} cannot be read for it. {remedy}"),
+        )
+    }
+
+    /// A value that the route does not let leave, not even as a placeholder.
+    pub fn personal_data(refused: &Refused) -> Refusal {
+        let kind = &refused.0;
+        Refusal::new(
+            ErrorCode::PersonalDataRefused,
+            format!(
+                "The request holds a value of kind {kind}, which this route refuses. Take it out and send it again."
+            ),
         )
     }
 

@@ -6,7 +6,7 @@ use crate::intake::Body;
 use crate::refuse::Refusal;
 use crate::upstreams::Target;
 use sluice_config::ProviderKind;
-use sluice_policies::scrub::{Kind, Series, Vault, detect};
+use sluice_scrub::{Refused, Rules, Series, Vault, find};
 use sluice_wire::json::{decode, decode_pieces};
 use sluice_wire::translate::{self, Translated};
 use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, gemini_model};
@@ -50,18 +50,24 @@ pub enum EncodedBody {
     Unread,
 }
 
-pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
+/// Takes personal data out of a request, its path and query included. `hash_key` makes the placeholders that mean the
+/// same in all requests.
+pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusal> {
     let plan = &composed.recalled.plan;
-    let kinds = plan.route.scrub.clone();
-    let mut vault = Vault::default();
+    let rules = &plan.route.scrub;
+    let is_stateful = matches!(&plan.body, Body::Json(envelope) if envelope.is_stateful());
+    let mut vault = Vault::hashing(*hash_key, is_stateful);
+    if plan.route.route.scrub.forgiving {
+        vault.forgive();
+    }
     let mut context_homeless = false;
     let listed = plan.route.route.unscrubbable_paths.iter().any(|prefix| plan.path.starts_with(prefix.as_str()));
-    if !kinds.is_empty() && !listed {
-        check_target(&plan.path, &plan.query, &kinds)?;
+    if !rules.is_empty() && !listed {
+        check_target(&plan.path, &plan.query, rules)?;
     }
     let payload = match &plan.body {
         Body::Empty => Payload::Empty,
-        Body::Unread if kinds.is_empty() || listed => Payload::Unread,
+        Body::Unread if rules.is_empty() || listed => Payload::Unread,
         Body::Unread => {
             return Err(Refusal::unscrubbable(
                 "a body that is not JSON",
@@ -71,7 +77,7 @@ pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
         Body::Json(envelope) => {
             let mut splices = Splices::default();
             envelope.remove_steering(&mut splices);
-            let texts = if kinds.is_empty() || listed {
+            let texts = if rules.is_empty() || listed {
                 Default::default()
             } else {
                 envelope.texts(&plan.route.route.unscrubbable_parts)
@@ -89,9 +95,9 @@ pub fn scrub(composed: Composed) -> Result<Scrubbed, Refusal> {
                 vault.reserve(added);
             }
             for span in &texts.spans {
-                scrub_span(envelope, span, &kinds, &mut vault, &mut splices);
+                scrub_span(envelope, span, rules, &mut vault, &mut splices).map_err(refused)?;
             }
-            context_homeless = !insert(envelope, &composed, &kinds, &mut vault, &mut splices);
+            context_homeless = !insert(envelope, &composed, rules, &mut vault, &mut splices).map_err(refused)?;
             Payload::Edited(splices)
         }
     };
@@ -215,7 +221,7 @@ fn path_segment(model: &str) -> String {
 
 fn reserve(vault: &mut Vault, written: &str) {
     // A typed placeholder may itself be written with escapes.
-    if written.contains('<') || written.contains('\\') {
+    if vault.is_forgiving() || written.contains('<') || written.contains('\\') {
         let decoded = decode(written);
         vault.reserve(&decoded);
         if decoded.contains('\\') {
@@ -225,15 +231,26 @@ fn reserve(vault: &mut Vault, written: &str) {
 }
 
 /// Puts the rendered prompt and the recalled block in, themselves scrubbed. `false` when the block has no place.
-fn insert(envelope: &Envelope, composed: &Composed, kinds: &[Kind], vault: &mut Vault, splices: &mut Splices) -> bool {
-    let mut managed = |text: &str| match kinds.is_empty() {
-        true => text.to_owned(),
-        false => replace(text, vault.scrub(text, kinds, Series::Managed)),
+fn insert(
+    envelope: &Envelope,
+    composed: &Composed,
+    rules: &Rules,
+    vault: &mut Vault,
+    splices: &mut Splices,
+) -> Result<bool, Refused> {
+    let mut managed = |text: &str| match rules.is_empty() {
+        true => Ok(text.to_owned()),
+        false => Ok(replace(text, vault.scrub(text, rules, Series::Managed)?)),
     };
     // Prompt first, then block: the prompt is the same from turn to turn, and so are its numbers.
-    let prompt = composed.system.iter().map(|message| (message.role.to_string(), managed(&message.text))).collect();
-    let additions = Additions { prompt, context: composed.block.as_deref().map(managed) };
-    envelope.add(&additions, splices)
+    let prompt = composed.system.iter().map(|message| Ok((message.role.to_string(), managed(&message.text)?)));
+    let prompt = prompt.collect::<Result<_, Refused>>()?;
+    let additions = Additions { prompt, context: composed.block.as_deref().map(managed).transpose()? };
+    Ok(envelope.add(&additions, splices))
+}
+
+fn refused(refused: Refused) -> Refusal {
+    Refusal::personal_data(&refused)
 }
 
 fn replace(text: &str, edits: Vec<(Range<usize>, String)>) -> String {
@@ -244,34 +261,33 @@ fn replace(text: &str, edits: Vec<(Range<usize>, String)>) -> String {
     splices.apply(text)
 }
 
-fn scrub_span(envelope: &Envelope, span: &TextSpan, kinds: &[Kind], vault: &mut Vault, splices: &mut Splices) {
+fn scrub_span(
+    envelope: &Envelope,
+    span: &TextSpan,
+    rules: &Rules,
+    vault: &mut Vault,
+    splices: &mut Splices,
+) -> Result<(), Refused> {
     let written = &envelope.text()[span.range.clone()];
-    if !may_hold_data(written) {
-        return;
-    }
     let text = Decoded::of(written);
     let pieces = if span.nested { NestedText::pieces(&text.text) } else { None };
     let Some(pieces) = pieces else {
-        for (range, placeholder) in vault.scrub(&text.text, kinds, Series::Conversation) {
+        for (range, placeholder) in vault.scrub(&text.text, rules, Series::Conversation)? {
             splices.replace(text.written(range, span.range.start), placeholder);
         }
-        return;
+        return Ok(());
     };
     for piece in pieces {
         let source = &text.text[piece.range.clone()];
         let inner = if piece.in_string { Decoded::of(source) } else { Decoded::verbatim(source) };
-        for (range, placeholder) in vault.scrub(&inner.text, kinds, Series::Conversation) {
+        for (range, placeholder) in vault.scrub(&inner.text, rules, Series::Conversation)? {
             let range = inner.written(range, piece.range.start);
             // Outside a string stands a number; a placeholder has to be a string to be JSON.
             let placeholder = if piece.in_string { placeholder } else { format!("\\\"{placeholder}\\\"") };
             splices.replace(text.written(range, span.range.start), placeholder);
         }
     }
-}
-
-/// A quick look: everything that is found has a digit or an at sign, or an escape that may be one.
-fn may_hold_data(written: &str) -> bool {
-    written.bytes().any(|byte| byte == b'@' || byte == b'\\' || byte.is_ascii_digit())
+    Ok(())
 }
 
 /// Decoded text that knows where each of its characters was written.
@@ -321,12 +337,12 @@ impl<'t> Decoded<'t> {
 }
 
 /// Paths and queries leave too, and nothing in them can be put back.
-fn check_target(path: &str, query: &str, kinds: &[Kind]) -> Result<(), Refusal> {
+fn check_target(path: &str, query: &str, rules: &Rules) -> Result<(), Refusal> {
     for text in [path, query] {
         let decoded = percent_decode(text);
-        if let Some(finding) = detect(&decoded, kinds).first() {
+        if let Some(finding) = find(&decoded, rules).first() {
             return Err(Refusal::unscrubbable(
-                &format!("a URL that holds a value of kind {}", finding.kind.name()),
+                &format!("a URL that holds a value of kind {}", rules.name(finding.kind)),
                 "Send it in the body.",
             ));
         }
@@ -343,7 +359,7 @@ mod tests {
         let mut vault = Vault::default();
         let mut splices = Splices::default();
         for span in &envelope.texts(&[]).spans {
-            scrub_span(&envelope, span, &Kind::ALL, &mut vault, &mut splices);
+            scrub_span(&envelope, span, &Rules::default(), &mut vault, &mut splices).unwrap();
         }
         splices.apply(envelope.text())
     }
@@ -361,7 +377,7 @@ mod tests {
 
     #[test]
     fn urls_that_hold_data_are_refused() {
-        assert!(check_target("/v1/x", "u=a%40x.com", &Kind::ALL).is_err());
-        assert!(check_target("/v1/files/file-123", "limit=20", &Kind::ALL).is_ok());
+        assert!(check_target("/v1/x", "u=a%40x.com", &Rules::default()).is_err());
+        assert!(check_target("/v1/files/file-123", "limit=20", &Rules::default()).is_ok());
     }
 }

@@ -21,7 +21,7 @@ pub struct Tally {
     pub target: Option<Arc<Target>>,
     pub usage: Usage,
     pub upstream: Option<Duration>,
-    pub scrubbed: Vec<(&'static str, u32)>,
+    pub scrubbed: Vec<(String, u32)>,
 }
 
 impl Tally {
@@ -117,7 +117,7 @@ pub fn settle(tally: Tally, live: &Live) {
     meters.input_tokens.inc_by(tally.usage.input.unwrap_or(0));
     meters.output_tokens.inc_by(tally.usage.output.unwrap_or(0));
     for (kind, count) in &tally.scrubbed {
-        metrics.scrubbed.get_or_create(&KindLabels { kind }).inc_by(u64::from(*count));
+        metrics.scrubbed.get_or_create(&KindLabels { kind: kind.clone() }).inc_by(u64::from(*count));
     }
     if let Some(code) = tally.error {
         metrics.error(code);

@@ -1,8 +1,9 @@
 //! `[routes.NAME]`.
 
 use super::DAY_SECONDS;
+use super::scrub;
 use super::table::{Named, Table, Text};
-use crate::{Route, ScrubKind, Target};
+use crate::{Route, Target};
 use crate::{hint, schema};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,8 +34,6 @@ pub(super) fn check_name(root: &mut Table<'_, '_, '_>, named: &Named<'_, '_>) {
 
 /// `None` without a target, which is a fault; there is no default to stand in for it.
 pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'_>) -> Option<Route> {
-    let scrub_kinds =
-        [("EMAIL", ScrubKind::Email), ("PHONE", ScrubKind::Phone), ("CREDIT_CARD", ScrubKind::CreditCard)];
     let targets = targets(&mut table, &names.providers);
     let hedge_after = table.integer("hedge_after_milliseconds", 1..=DAY_SECONDS * 1_000);
     let keepalive_comment = table.integer("keepalive_comment_seconds", 1..=DAY_SECONDS);
@@ -52,7 +51,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         environment,
         collections: table.texts("collections").into_iter().map(owned).collect(),
         context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
-        scrub: table.choices("scrub", &scrub_kinds),
+        scrub: scrub::read(&mut table),
         unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
         unscrubbable_paths: paths(&mut table),
     };

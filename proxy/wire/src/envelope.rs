@@ -351,6 +351,14 @@ impl Envelope {
         }
     }
 
+    /// Whether the provider brings in, or is told to keep, what other requests said: their placeholders and this one's
+    /// must then mean the same.
+    pub fn is_stateful(&self) -> bool {
+        let named = |name: &str| self.root().get(name).is_some_and(|value| !value.is_null());
+        let keeps = self.root().get("store").is_some_and(|value| value.raw() == "true");
+        self.dialect == Dialect::Responses && (keeps || named("previous_response_id") || named("conversation"))
+    }
+
     /// Every string that leaves, member names included, except what Sluice itself reads or removes. Parts whose
     /// type is in `unread` pass without being looked at.
     pub fn texts(&self, unread: &[String]) -> Texts {
@@ -358,12 +366,6 @@ impl Envelope {
         for member in self.root().children() {
             if member.key_is("model") || member.key_is("sluice") {
                 continue;
-            }
-            let stateful =
-                (member.key_is("previous_response_id") || member.key_is("conversation")) && !member.is_null();
-            if self.dialect == Dialect::Responses && stateful && !allows(unread, "stored_responses") {
-                // What the provider has stored holds placeholders of another request, with other meanings.
-                texts.opaque.push("stored_responses".to_owned());
             }
             let token_ids = (member.key_is("input") && self.dialect == Dialect::Embeddings)
                 || (member.key_is("prompt") && self.dialect == Dialect::Completions);
@@ -587,7 +589,10 @@ mod tests {
         assert_eq!(texts.opaque, ["image"]);
         assert!(!texts.spans.iter().any(|span| body[span.range.clone()].starts_with("EqQB")));
         let body = br#"{"input":"x","previous_response_id":"resp_1"}"#.to_vec();
-        assert_eq!(Envelope::parse(Dialect::Responses, body).unwrap().texts(&[]).opaque, ["stored_responses"]);
+        let stateful =
+            |body: &str| Envelope::parse(Dialect::Responses, body.as_bytes().to_vec()).unwrap().is_stateful();
+        assert!(Envelope::parse(Dialect::Responses, body).unwrap().is_stateful());
+        assert!(stateful(r#"{"input":"x","store":true}"#) && !stateful(r#"{"input":"x","store":false}"#));
     }
 
     #[test]
