@@ -1,4 +1,5 @@
 //! How well personal data is found: precision, recall and F per kind on the labelled corpus, and the bars.
+#![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
 use sluice_scrub::{Kind, Rules, find};

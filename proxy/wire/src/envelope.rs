@@ -329,8 +329,14 @@ impl Envelope {
     /// Writes a member before all others.
     fn insert_member(&self, written: &str, splices: &mut Splices) {
         let others = self.root().children().any(|member| !member.key_is("sluice"));
-        let comma = if others { "," } else { "" };
-        splices.insert(self.root().span().start + 1, format!("{written}{comma}"));
+        let at = self.root().span().start + 1;
+        let text = match others {
+            true => format!("{written},"),
+            // What was written into an empty object before stands in front.
+            false if splices.inserts_at(at) => format!(",{written}"),
+            false => written.to_owned(),
+        };
+        splices.insert(at, text);
     }
 
     /// Takes the member `sluice` out.
@@ -488,6 +494,15 @@ mod tests {
 
     fn chat(body: &str) -> Envelope {
         Envelope::parse(Dialect::Chat, body.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_empty_body_takes_several_members() {
+        let envelope = Envelope::parse(Dialect::Other, b"{}".to_vec()).unwrap();
+        let mut splices = Splices::default();
+        envelope.set_model("m", &mut splices);
+        envelope.ask_usage(&mut splices);
+        assert_eq!(splices.apply(envelope.text()), r#"{"model":"m","stream_options":{"include_usage":true}}"#);
     }
 
     #[test]

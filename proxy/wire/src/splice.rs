@@ -19,6 +19,11 @@ impl Splices {
         self.replace(at..at, text);
     }
 
+    /// Whether something is put before the byte at `at`.
+    pub fn inserts_at(&self, at: usize) -> bool {
+        self.edits.iter().any(|(range, _)| *range == (at..at))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }

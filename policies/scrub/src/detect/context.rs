@@ -68,7 +68,6 @@ const WORDS: &[(Topic, &[&str])] = &[
             "whatsapp",
             "wechat",
             "fax",
-            "ring",
             "please dial",
             "hotline",
             "landline",

@@ -330,7 +330,7 @@ mod tests {
             prop::sample::select(vec![
                 "password", "密码：", "token=", "://", "u:p@", "passport ", "born ", "SSN ", "IBAN DE", "-----BEGIN ",
                 "PRIVATE KEY-----", "bc1q", "0x", "sk-", "eyJ", "Bearer ", "VALUES (", "::", "hvs.", "\n", "|", "\t", "ext. ",
-                "NIE X-", "转", "паспорт ", "@[", "IRD ", "RFC ", "GSTIN ", "M", "wallet ",
+                "NIE X-", "转", "паспорт ", "@[", "IRD ", "RFC ", "GSTIN ", "M", "wallet ", "10.1.2.3", "/24", "4111 1111 ", "+86 ", "12 34 ", "2a:3b:",
             ]).prop_map(str::to_owned),
         ], 0..24)) {
             let text = parts.concat();

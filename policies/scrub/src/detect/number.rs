@@ -164,8 +164,8 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
                 || bytes[runs[last].0.end] == b' ' && runs[last + 1].0.start == runs[last].0.end + 1;
             // A network's prefix length stands behind its address.
             let is_network = last == first + 3
-                && bytes[runs[last].0.end] == b'/'
-                && runs[last + 1].0.len() <= 2
+                && bytes.get(runs[last].0.end) == Some(&b'/')
+                && runs.get(last + 1).is_some_and(|run| run.0.len() <= 2)
                 && (first..last).all(|run| bytes[runs[run].0.end] == b'.');
             if !closes && !is_network {
                 continue;
@@ -517,6 +517,16 @@ impl<'t> Part<'t> {
         let fits = if self.plus { phone::is_international(self.digits) } else { (7..=15).contains(&count) };
         let varied = self.digits.iter().filter(|digit| **digit != b'0').count() > 2;
         if !fits || !usual || !varied || self.is_dotted_quad() && !self.plus {
+            return None;
+        }
+        // A year of many digits, as dates far away have.
+        if self.plus
+            && self
+                .text
+                .as_bytes()
+                .get(self.range.end..)
+                .is_some_and(|rest| matches!(rest, [b'-', b'0'..=b'9', b'0'..=b'9', b'T', ..]))
+        {
             return None;
         }
         let extra = phone::extension(&self.text[self.range.end..]).unwrap_or(0);

@@ -363,7 +363,7 @@ pub fn pem(text: &str, start: usize, no_end: &mut bool) -> Option<usize> {
 }
 
 /// Parts of the words that secrets are assigned to, as they occur in identifiers and in prose.
-pub const STEMS: [&str; 52] = [
+pub const STEMS: [&str; 57] = [
     "assw",
     "ASSW",
     "assphrase",
@@ -414,6 +414,11 @@ pub const STEMS: [&str; 52] = [
     "סיסמה",
     "pass",
     "PASS",
+    "clé API",
+    "chave de API",
+    "clave de API",
+    "APIキー",
+    "IDENTIFIED BY",
     "pw:",
     "pw=",
 ];
@@ -505,6 +510,12 @@ fn word(name: &str, before: &str) -> Option<Word> {
     if matches!(last, "pass" | "PASS" | "Pass" | "pw" | "pw:" | "pw=") {
         return Some(Word::Password);
     }
+    if plain == "identified by" {
+        return Some(Word::Password);
+    }
+    if ["clé api", "chave de api", "clave de api", "apiキー"].iter().any(|part| has(part)) {
+        return Some(Word::Token);
+    }
     if plain == "clave" {
         return Some(Word::Password);
     }
@@ -594,7 +605,7 @@ fn bridge(text: &str, at: usize, word: Word) -> Option<usize> {
 /// Whether what a word ends is a flag or a directive whose value follows a blank.
 fn is_directive(before: &str) -> bool {
     let word = before.rsplit([' ', '\n', '\'', '"', '`']).next().unwrap_or(before);
-    word.starts_with("--") || matches!(word, "requirepass" | "masterauth")
+    word.starts_with("--") || before.ends_with("IDENTIFIED BY") || matches!(word, "requirepass" | "masterauth")
 }
 
 /// Whether a column of this name holds passwords or keys.
@@ -610,7 +621,7 @@ pub fn in_column(text: &str, floor: usize, at: usize) -> Option<Range<usize>> {
     let start = at - bytes[floor..at].iter().rev().take(128).take_while(|byte| !ends(byte)).count();
     let end = at + bytes[at..].iter().take(512).take_while(|byte| !ends(byte)).count();
     let value = text.get(start..end)?;
-    is_password(value, true, &text[end..]).then_some(start..end)
+    (!value.contains(['(', '[']) && is_password(value, true, &text[end..])).then_some(start..end)
 }
 
 /// Where a value ends: at its quote, or at a blank or a sign that ends a value.

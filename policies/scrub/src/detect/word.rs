@@ -160,8 +160,10 @@ fn token(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f32)> {
     let dotted = bytes[..start].strip_suffix(b".").map_or(0, |before| {
         before.iter().rev().take(12).take_while(|byte| secret::is_token(**byte) || **byte == b'.').count() + 1
     });
-    secret::prefixed(text, start, end)
-        .or_else(|| (dotted > 1).then(|| secret::prefixed(text, start - dotted, end)).flatten())
+    (dotted > 1)
+        .then(|| secret::prefixed(text, start - dotted, end))
+        .flatten()
+        .or_else(|| secret::prefixed(text, start, end))
 }
 
 fn classify(text: &str, floor: usize, word: Range<usize>, token_end: usize, tables: &mut Tables) -> Option<Found> {
@@ -207,7 +209,8 @@ fn classify(text: &str, floor: usize, word: Range<usize>, token_end: usize, tabl
     let digits = characters.iter().filter(|byte| byte.is_ascii_digit()).count();
     let is_capital = characters.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
     if !(count >= 4 && is_capital || count >= 8 && digits * 2 >= count) {
-        return None;
+        let secret = is_cell(bytes, floor, word.start) && tables.topic(text, word.start) == Some(Topic::Secret);
+        return if secret { is(Kind::Secret, secret::in_column(text, floor, word.start)?, 0.8) } else { None };
     }
     let Near { topic, .. } = beside(text, word.clone(), tables)?;
     match topic {
@@ -250,6 +253,14 @@ fn classify(text: &str, floor: usize, word: Range<usize>, token_end: usize, tabl
         }
         _ => None,
     }
+}
+
+/// Whether the word at `at` stands in a cell of a table, as far as the bytes before it tell.
+fn is_cell(bytes: &[u8], floor: usize, at: usize) -> bool {
+    let before = &bytes[floor..at];
+    let ends = |byte: &u8| matches!(byte, b',' | b'\t' | b'|' | b'\n' | b' ' | b'(');
+    let Some(back) = before.iter().rev().take(24).position(ends) else { return false };
+    matches!(&before[..before.len() - back], [.., b',' | b'\t' | b'|'] | [.., b'|', b' '])
 }
 
 /// One or two capitals and a blank before a number belong to it: `MS 39 07 44 A`.
