@@ -127,7 +127,6 @@ impl Live {
             .max_capacity(recall.cache_max_bytes)
             .time_to_live(recall.cache_time_to_live)
             .build();
-        sluice_scrub::warm();
         let mut cache_key = [0; 32];
         // A predictable key would only make hashes guessable to who can read this process's memory.
         let _ = getrandom::fill(&mut cache_key);
@@ -342,9 +341,14 @@ impl RouteEntry {
             });
             made.collect()
         };
+        let scrub = route.scrub.rules();
+        if !scrub.is_empty() {
+            // Its tables are twelve megabytes, which an edge that scrubs nothing does not need.
+            sluice_scrub::warm();
+        }
         RouteEntry {
             name: name.to_owned(),
-            scrub: route.scrub.rules(),
+            scrub,
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),
             route: route.clone(),

@@ -823,6 +823,7 @@ static AUTOMATON: LazyLock<Option<Words>> = LazyLock::new(|| {
         }
     }
     let automaton = AhoCorasick::builder()
+        // Twelve megabytes for a fifth of the time of a search in ordinary text, against the compact form.
         .kind(Some(AhoCorasickKind::DFA))
         .ascii_case_insensitive(true)
         .match_kind(MatchKind::LeftmostLongest)

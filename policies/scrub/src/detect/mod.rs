@@ -58,17 +58,23 @@ struct Leads {
     leads: Vec<Lead>,
 }
 
-/// What every search looks for.
-static LEADS: LazyLock<Option<Leads>> = LazyLock::new(|| Leads::of(&[]));
+/// What every search looks for. Vector instructions look for up to 32 words at twice the speed of more.
+static LEADS: LazyLock<Option<Leads>> = LazyLock::new(|| {
+    let first = [("-----BEGIN ", Lead::Pem), ("://", Lead::Url), (secret::DIGITLESS, Lead::Prefix)];
+    Leads::of(first.into_iter().chain(secret::STEMS.map(|stem| (stem, Lead::Assigned))).collect())
+});
 
-/// The same and the words that introduce names and addresses, for those who ask for them.
-static ALL_LEADS: LazyLock<Option<Leads>> = LazyLock::new(|| Leads::of(person::INTRODUCTIONS));
+/// What a text that is not ASCII alone may hold beside that.
+static WIDE_LEADS: LazyLock<Option<Leads>> =
+    LazyLock::new(|| Leads::of(secret::WIDE_STEMS.map(|stem| (stem, Lead::Assigned)).to_vec()));
+
+/// The words that introduce names and addresses, for those who ask for them.
+static INTRODUCTIONS: LazyLock<Option<Leads>> = LazyLock::new(|| {
+    Leads::of(person::INTRODUCTIONS.iter().map(|(word, kind)| (*word, Lead::Introduced(*kind))).collect())
+});
 
 impl Leads {
-    fn of(introductions: &[(&str, Kind)]) -> Option<Leads> {
-        let mut words = vec![("-----BEGIN ", Lead::Pem), ("://", Lead::Url), (secret::DIGITLESS, Lead::Prefix)];
-        words.extend(secret::STEMS.map(|stem| (stem, Lead::Assigned)));
-        words.extend(introductions.iter().map(|(word, kind)| (*word, Lead::Introduced(*kind))));
+    fn of(words: Vec<(&str, Lead)>) -> Option<Leads> {
         let automaton =
             AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(words.iter().map(|(word, _)| word)).ok()?;
         let packed = packed::Searcher::new(words.iter().map(|(word, _)| word));
@@ -87,6 +93,7 @@ impl Leads {
 /// Builds the tables that all searches share, so that no request waits for them.
 pub fn warm() {
     LazyLock::force(&LEADS);
+    LazyLock::force(&WIDE_LEADS);
     context::warm();
 }
 
@@ -108,7 +115,15 @@ pub fn find(text: &str, rules: &Rules) -> Vec<Finding> {
 /// What certain words lead to.
 fn by_words(text: &str, rules: &Rules, found: &mut Vec<Found>) {
     let introduces = rules.wants(Kind::Person, 1.0) || rules.wants(Kind::Address, 1.0);
-    let Some(leads) = (if introduces { ALL_LEADS.as_ref() } else { LEADS.as_ref() }) else { return };
+    let wide = if text.is_ascii() { None } else { WIDE_LEADS.as_ref() };
+    let introductions = if introduces { INTRODUCTIONS.as_ref() } else { None };
+    for leads in [LEADS.as_ref(), wide, introductions].into_iter().flatten() {
+        follow(leads, text, rules, found);
+    }
+    found.sort_by_key(|found| found.range.start);
+}
+
+fn follow(leads: &Leads, text: &str, rules: &Rules, found: &mut Vec<Found>) {
     let mut floor = 0;
     let mut no_end = false;
     leads.each(text, |word| {
@@ -136,7 +151,6 @@ fn by_words(text: &str, rules: &Rules, found: &mut Vec<Found>) {
             found.push(Found { kind, range, score });
         }
     });
-    found.sort_by_key(|found| found.range.start);
 }
 
 /// Electronic mail.

@@ -387,6 +387,10 @@ impl<'t> Part<'t> {
             return None;
         }
         let issued = is_issued(self.digits);
+        if issued && self.runs > 1 && count != 13 {
+            // Whatever stands beside it.
+            return Some((Kind::CreditCard, self.range.clone(), CHECKED));
+        }
         let score = match words.near() {
             Some(Near { topic: Topic::Card, .. }) => SURE,
             // Milliseconds since 1970 and article numbers have thirteen digits too.

@@ -40,8 +40,10 @@ impl Tables {
         if !self.block.contains(&at) {
             self.read(text, line, at)?;
         }
-        let column = bytes[line..at].iter().filter(|byte| **byte == self.separator).count();
-        self.topics.get(column).copied().flatten()
+        if self.topics.is_empty() {
+            return None;
+        }
+        self.topics.get(count(&bytes[line..at], self.separator)).copied().flatten()
     }
 
     /// What the value at `at` speaks of in `INSERT INTO … (columns) VALUES (values), (values)`.
@@ -71,25 +73,25 @@ impl Tables {
         let bytes = text.as_bytes();
         let end = memchr::memchr(b'\n', &bytes[at..(at + 2_048).min(bytes.len())])
             .map_or((at + 2_048).min(bytes.len()), |place| at + place);
-        let count = |range: Range<usize>, separator: u8| bytes[range].iter().filter(|byte| **byte == separator).count();
-        let separator = [b'|', b'\t', b';', b','].into_iter().find(|separator| {
-            let least = if *separator == b'|' { 2 } else { 1 };
-            count(line..end, *separator) >= least
-        })?;
-        let columns = count(line..end, separator);
+        // Whatever comes of it, this line is not looked at again.
+        self.topics.clear();
+        self.block = line..end.max(at + 1);
+        let (separator, columns) =
+            [(b'|', 2), (b'\t', 1), (b';', 1), (b',', 1)].into_iter().find_map(|(separator, least)| {
+                let columns = count(&bytes[line..end], separator);
+                (columns >= least).then_some((separator, columns))
+            })?;
         // Upwards, as long as lines have as many columns.
         let mut head = line;
         let floor = line.saturating_sub(REACH);
         while head > floor {
             let before = memchr::memrchr(b'\n', &bytes[floor..head - 1]).map_or(floor, |place| floor + place + 1);
-            if count(before..head - 1, separator) != columns {
+            if count(&bytes[before..head - 1], separator) != columns {
                 break;
             }
             head = before;
         }
         self.separator = separator;
-        self.topics.clear();
-        self.block = line..end.max(at + 1);
         if head == line {
             return None;
         }
@@ -103,6 +105,10 @@ impl Tables {
         self.topics = head_line.split(char::from(separator)).take(MAX_COLUMNS).map(topic_of).collect();
         Some(())
     }
+}
+
+fn count(bytes: &[u8], separator: u8) -> usize {
+    memchr::memchr_iter(separator, bytes).count()
 }
 
 /// What a column of this name speaks of.

@@ -21,6 +21,9 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
     }
     let end = at + bytes[at..].iter().take(secret::MAX_TOKEN).take_while(|byte| secret::is_token(**byte)).count();
     let letters = bytes[start..end].iter().any(u8::is_ascii_alphabetic);
+    if is_uuid(&bytes[start..end]) {
+        return Some(end);
+    }
     if let Some(end) = address(text, floor, start, at, found) {
         return Some(end);
     }
@@ -54,7 +57,7 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
         // `2f4a-4111…` is one identifier; `Tel-138…` and `2024-03-11T06` begin with a number or a plain word.
         let dashed =
             bytes[start..word_start].iter().any(u8::is_ascii_digit) || bytes[start..word_start].contains(&b'_');
-        return if dashed || is_uuid(&bytes[start..end]) { Some(end) } else { None };
+        return if dashed { Some(end) } else { None };
     }
     if let Some(reading) = classify(text, floor, word_start..word_end, end, tables) {
         let end = reading.range.end;
