@@ -76,6 +76,24 @@ action = "refuse"
 kind = "EMPLOYEE"
 pattern = '\\bE\\d{6}\\b'
 
+[routes.outbound-o]
+provider = "o"
+model = "m"
+scrub = ["EMAIL"]
+scrub_outbound_tools = ["look_up"]
+
+[routes.outbound-a]
+provider = "a"
+model = "m"
+scrub = ["EMAIL"]
+scrub_outbound_tools = ["look_up"]
+
+[routes.outbound-g]
+provider = "g"
+model = "m"
+scrub = ["EMAIL"]
+scrub_outbound_tools = ["look_up"]
+
 [routes.forgiving]
 provider = "o"
 model = "m"
@@ -211,6 +229,21 @@ def test_spellings_of_models_are_forgiven_where_the_route_says_so(edge, provider
         tag = mark()
         streamed = edge.chat(edge.key, user("I am ann@example.com", model=model, stream=True), {**reply, "split": 2}, tag)
         assert streamed.streamed_text == f"Write to {shown}, please."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_arguments_of_tools_that_send_things_away_keep_their_placeholders(edge, dialect, stream):
+    route = ROUTES[dialect].replace("all", "outbound")
+    for name, kept in (("look_up", True), ("other", False)):
+        script = {"tool_call": {"name": name, "arguments": '{"to": "<EMAIL_1>"}'}, "split": 3}
+        more = dialects.with_tool(dialect)
+        answer = dialects.ask(edge, dialect, route, "I am ann@example.com", edge.key, stream, script, **more)
+        assert answer.status == 200, answer
+        said = dialects.read_stream(dialect, answer.body) if stream else dialects.read_plain(dialect, answer.json())
+        [(called, arguments)] = said.calls
+        assert (called, json.loads(arguments)) == (name, {"to": "<EMAIL_1>" if kept else "ann@example.com"})
+        assert (b"ann@example.com" in answer.body) != kept or b"<EMAIL_1>" not in answer.body
 
 
 def test_what_a_provider_keeps_is_hashed(edge, provider):

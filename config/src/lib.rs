@@ -252,6 +252,8 @@ pub struct Scrub {
     pub rules: Vec<ScrubRule>,
     /// Whether placeholders are put back that the model spelt otherwise.
     pub forgiving: bool,
+    /// Tools whose arguments leave for somebody else: nothing is put back in them.
+    pub outbound_tools: Vec<String>,
 }
 
 /// An exception for a kind, or a pattern of the operator's own.

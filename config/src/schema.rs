@@ -74,6 +74,7 @@ pub(crate) const ROUTE: &[&str] = &[
     "scrub_action",
     "scrub_allow",
     "scrub_forgiving",
+    "scrub_outbound_tools",
     "scrub_rules",
     "unscrubbable_parts",
     "unscrubbable_paths",

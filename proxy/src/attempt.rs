@@ -752,7 +752,8 @@ fn restore_document(text: &str, document: &Document, vault: &Vault, instructions
         splices.replace(echoed.span(), own);
     }
     for whole in wholes(root) {
-        if echoed.is_some_and(|echoed| echoed.span().contains(&whole.range.start)) {
+        let is_outbound = whole.tool.as_ref().is_some_and(|tool| vault.is_outbound(tool));
+        if is_outbound || echoed.is_some_and(|echoed| echoed.span().contains(&whole.range.start)) {
             continue;
         }
         if let Some(shown) = restored(&text[whole.range.clone()], whole.nested, vault) {

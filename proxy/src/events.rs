@@ -31,6 +31,8 @@ pub struct Events {
     /// What stands in Responses' `response.instructions`: the client's own, not the managed prompt.
     instructions: Option<String>,
     channels: HashMap<String, Restorer>,
+    /// What the channels of calls begin with in which nothing is restored.
+    outbound: Vec<String>,
     /// The last event of each Responses channel that holds something back, in whose image another is made.
     images: HashMap<String, (String, Range<usize>)>,
     /// The last event that was read.
@@ -74,6 +76,7 @@ impl Events {
             strip_usage: audience.strip_usage,
             instructions: audience.instructions.clone(),
             channels: HashMap::new(),
+            outbound: Vec::new(),
             images: HashMap::new(),
             last: Chunk::default(),
             added: 0,
@@ -273,7 +276,13 @@ impl Events {
 
     /// Puts originals into the strings of an event.
     fn restore(&mut self, chunk: &Chunk, data: &str, splices: &mut Splices) {
+        let named = chunk.tools.iter().filter(|(_, tool)| self.vault.is_outbound(tool));
+        self.outbound.extend(named.map(|(start, _)| start.clone()));
+        let stays = |channel: &str| self.outbound.iter().any(|start| channel.starts_with(start.as_str()));
         for delta in &chunk.deltas {
+            if stays(&delta.channel) {
+                continue;
+            }
             let said = decode(&data[delta.range.clone()]);
             let make = || if delta.nested { Restorer::json() } else { Restorer::text() };
             let restorer = self.channels.entry(delta.channel.clone()).or_insert_with(make);
@@ -291,6 +300,10 @@ impl Events {
             }
         }
         for whole in &chunk.wholes {
+            let is_outbound = whole.tool.as_ref().is_some_and(|tool| self.vault.is_outbound(tool));
+            if is_outbound || whole.nested && stays(&chunk.item) {
+                continue;
+            }
             if let Some(shown) = restored(&data[whole.range.clone()], whole.nested, &self.vault) {
                 splices.replace(whole.range.clone(), shown);
             }

@@ -88,8 +88,7 @@ async fn journey(
 
     let plan = plan(intake, &session.req_header().headers)?;
     tally.route = Some(Arc::clone(&plan.route));
-    // A header holds ASCII; a route may be named in any script.
-    notes.push((note::ROUTE, plan.route.name.escape_default().to_string()));
+    notes.push((note::ROUTE, plan.route.label.clone()));
     tally.done(Step::Plan);
 
     if websocket::is_upgrade(session.req_header()) && !session.is_http2() {
@@ -127,7 +126,7 @@ async fn journey(
         Outcome::Answer(answer) => {
             tally.status = answer.header.status.as_u16();
             tally.target = Some(Arc::clone(&answer.reader.target));
-            notes.push((note::TARGET, answer.reader.target.label()));
+            notes.push((note::TARGET, answer.reader.target.label.clone()));
             if !answer.encoded.lost.is_empty() {
                 notes.push((note::DROPPED, answer.encoded.lost.join(", ").escape_default().to_string()));
             }

@@ -88,6 +88,8 @@ pub struct PromptEntry {
 /// A route with its targets.
 pub struct RouteEntry {
     pub name: String,
+    /// The name for headers, which hold ASCII; a route may be named in any script.
+    pub label: String,
     pub route: Route,
     /// What is taken out of requests.
     pub scrub: Rules,
@@ -348,6 +350,7 @@ impl RouteEntry {
         }
         RouteEntry {
             name: name.to_owned(),
+            label: name.escape_default().to_string(),
             scrub,
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),

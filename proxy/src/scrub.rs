@@ -57,6 +57,7 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
     let rules = &plan.route.scrub;
     let is_stateful = matches!(&plan.body, Body::Json(envelope) if envelope.is_stateful());
     let mut vault = Vault::hashing(*hash_key, is_stateful);
+    vault.keep_in(&plan.route.route.scrub.outbound_tools);
     if plan.route.route.scrub.forgiving {
         vault.forgive();
     }

@@ -71,6 +71,8 @@ pub struct Target {
     pub weight: u32,
     pub max_output_tokens: Option<u32>,
     pub context_window: Option<u32>,
+    /// What it is called in headers and messages, in ASCII.
+    pub label: String,
     /// Names it in hashes.
     pub identity: u64,
     pub state: Arc<TargetState>,
@@ -223,20 +225,16 @@ impl Target {
         Target {
             state: states.target(&provider.name, model),
             identity: u64::from_le_bytes(hash[..8].try_into().unwrap_or_default()),
+            label: match &config.model {
+                Some(model) => format!("{}/{model}", provider.name).escape_default().to_string(),
+                None => provider.name.escape_default().to_string(),
+            },
             provider,
             model: config.model.clone(),
             weight: config.weight,
             max_output_tokens: config.max_output_tokens,
             context_window: config.context_window,
             meters: OnceLock::new(),
-        }
-    }
-
-    /// What it is called in headers and messages.
-    pub fn label(&self) -> String {
-        match &self.model {
-            Some(model) => format!("{}/{model}", self.provider.name).escape_default().to_string(),
-            None => self.provider.name.escape_default().to_string(),
         }
     }
 

@@ -20,10 +20,15 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Scrub {
     Scrub {
         kinds: kinds(table),
         action,
-        allow: table.texts("scrub_allow").into_iter().map(|text| text.value.to_owned()).collect(),
+        allow: texts(table, "scrub_allow"),
         rules: rules(table, action),
+        outbound_tools: texts(table, "scrub_outbound_tools"),
         forgiving: table.boolean("scrub_forgiving").unwrap_or(false),
     }
+}
+
+fn texts(table: &mut Table<'_, '_, '_>, key: &str) -> Vec<String> {
+    table.texts(key).into_iter().map(|text| text.value.to_owned()).collect()
 }
 
 fn kinds(table: &mut Table<'_, '_, '_>) -> Vec<ScrubKind> {

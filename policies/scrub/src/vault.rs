@@ -43,6 +43,8 @@ pub struct Vault {
     sorted: Vec<usize>,
     /// Placeholders that the incoming text spells by itself; they are not issued.
     reserved: HashSet<String>,
+    /// Tools whose arguments leave again, for somebody else: nothing is restored in them.
+    outbound: Vec<String>,
     /// Whether placeholders are restored that the model spelt otherwise.
     forgiving: bool,
     /// What the incoming text spells like a placeholder without its brackets, in capitals; only the exact form of these
@@ -73,6 +75,16 @@ impl Vault {
     /// placeholder must mean the same in later requests too.
     pub fn hashing(key: [u8; 32], all: bool) -> Vault {
         Vault { hash_key: Some(key), hashes_all: all, ..Vault::default() }
+    }
+
+    /// Names the tools in whose arguments nothing is restored.
+    pub fn keep_in(&mut self, tools: &[String]) {
+        self.outbound = tools.to_vec();
+    }
+
+    /// Whether nothing is restored in the arguments of this tool.
+    pub fn is_outbound(&self, tool: &str) -> bool {
+        self.outbound.iter().any(|outbound| outbound == tool)
     }
 
     /// Restores placeholders in spellings that models are known to give them, such as `email_1` and `[EMAIL_1]`. To be

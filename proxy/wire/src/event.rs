@@ -25,6 +25,8 @@ pub struct Delta {
 pub struct Whole {
     pub range: Range<usize>,
     pub nested: bool,
+    /// The tool whose arguments it is or belongs to, where the call is named beside them.
+    pub tool: Option<String>,
 }
 
 /// A read event.
@@ -32,6 +34,10 @@ pub struct Whole {
 pub struct Chunk {
     pub deltas: Vec<Delta>,
     pub wholes: Vec<Whole>,
+    /// Calls of tools that this event names: what their channels begin with, and the tool.
+    pub tools: Vec<(String, String)>,
+    /// What the channels of the item begin with that a Responses event is about.
+    pub item: String,
     /// Channels that begin so are over: what is held of them comes before this event. An empty one means all.
     pub ends: Vec<String>,
     pub usage: Usage,
@@ -143,19 +149,21 @@ fn is_text_member(value: Value<'_>) -> bool {
 /// Every string at or below `value` that may hold the model's text.
 pub fn wholes(value: Value<'_>) -> Vec<Whole> {
     let mut found = Vec::new();
-    collect(value, false, &mut found);
+    collect(value, false, None, &mut found);
     found
 }
 
 /// `free`: inside a tool's arguments, whose members may have any name.
-fn collect(value: Value<'_>, free: bool, found: &mut Vec<Whole>) {
+fn collect(value: Value<'_>, free: bool, tool: Option<&str>, found: &mut Vec<Whole>) {
     if let Some(range) = value.inner_span() {
-        found.push(Whole { range, nested: value.key_is("arguments") });
+        found.push(Whole { range, nested: value.key_is("arguments"), tool: tool.map(str::to_owned) });
         return;
     }
     let free = free || (value.kind() == Kind::Object && (value.key_is("input") || value.key_is("args")));
+    let named = if free { None } else { value.get("name").and_then(|name| name.string()) };
     for child in value.children().filter(|child| free || is_text_member(*child)) {
-        collect(child, free, found);
+        let is_arguments = ["arguments", "input", "args"].iter().any(|name| child.key_is(name));
+        collect(child, free, if is_arguments { named.as_deref().or(tool) } else { tool }, found);
     }
 }
 
@@ -225,7 +233,14 @@ impl Chunk {
             self.content = true;
         }
         let calls = choice.get("delta").and_then(|delta| delta.get("tool_calls"));
-        self.content |= calls.is_some_and(|calls| calls.children().next().is_some());
+        for (position, call) in calls.iter().flat_map(|calls| calls.children()).enumerate() {
+            self.content = true;
+            let name = call.get("function").and_then(|function| function.get("name")?.string());
+            if let Some(name) = name {
+                let call = index_of(call).unwrap_or(position as u32);
+                self.tools.push((format!("{index}/delta/tool_calls/{call}/"), name.into_owned()));
+            }
+        }
         self.visit(choice, &mut index.to_string(), false);
     }
 
@@ -265,6 +280,9 @@ impl Chunk {
                 let Some(block) = root.get("content_block") else { return };
                 let kind = block.get("type").and_then(|kind| kind.string()).unwrap_or_default();
                 self.content = !matches!(kind.as_ref(), "text" | "thinking");
+                if let Some(name) = block.get("name").and_then(|name| name.string()) {
+                    self.tools.push((format!("{index}/"), name.into_owned()));
+                }
                 for (name, nested) in [("text", false), ("thinking", false)] {
                     self.delta(block, name, format!("{index}/{name}"), nested);
                 }
@@ -313,6 +331,10 @@ impl Chunk {
         }
         let place = |name| root.get(name).map_or("", |value: Value<'_>| value.raw());
         let output = place("output_index");
+        self.item = format!("{output}/");
+        if let Some(name) = root.get("item").and_then(|item| item.get("name")?.string()) {
+            self.tools.push((self.item.clone(), name.into_owned()));
+        }
         let channel = |base: &str| format!("{output}/{}/{}/{base}", place("content_index"), place("summary_index"));
         if kind == "error" {
             return self.fail(data);
@@ -397,7 +419,7 @@ impl Chunk {
     }
 
     fn wholes_below(&mut self, value: Value<'_>) {
-        collect(value, false, &mut self.wholes);
+        collect(value, false, None, &mut self.wholes);
     }
 
     /// A frame of the same answer that says only `text` on `channel`. Responses has none, as an event there is best
