@@ -38,21 +38,38 @@ impl Reader {
 
     /// The next piece of the body; `None` at its end. Waits at most for the idle time-out, or until `limit`.
     pub async fn next(&mut self, limit: Option<Instant>) -> Result<Option<Bytes>, ErrorCode> {
+        let until = limit.map_or(self.deadline, |limit| limit.min(self.deadline));
+        self.read(Some(until)).await
+    }
+
+    /// The same without a limit of its own: the caller measures how long the provider is silent.
+    pub async fn next_unlimited(&mut self) -> Result<Option<Bytes>, ErrorCode> {
+        self.read(None).await
+    }
+
+    /// The longest silence between two pieces.
+    pub fn idle(&self) -> Duration {
+        self.idle
+    }
+
+    async fn read(&mut self, until: Option<Instant>) -> Result<Option<Bytes>, ErrorCode> {
         loop {
-            let until = limit.map_or(self.deadline, |limit| limit.min(self.deadline));
-            let patience = until.saturating_duration_since(Instant::now()).min(self.idle);
-            if patience.is_zero() {
+            let patience = until.map(|until| until.saturating_duration_since(Instant::now()).min(self.idle));
+            if patience.is_some_and(|patience| patience.is_zero()) {
                 return Err(ErrorCode::UpstreamTimeout);
             }
-            let read = match &mut self.session {
-                HttpSession::H1(_) => {
-                    self.session.set_read_timeout(Some(patience));
+            let read = match (&mut self.session, patience) {
+                (HttpSession::H1(_), _) => {
+                    self.session.set_read_timeout(patience);
                     self.session.read_response_body().await
                 }
-                _ => match pingora_timeout::timeout(patience, self.session.read_response_body()).await {
-                    Ok(read) => read,
-                    Err(_) => return Err(ErrorCode::UpstreamTimeout),
-                },
+                (session, None) => session.read_response_body().await,
+                (session, Some(patience)) => {
+                    match pingora_timeout::timeout(patience, session.read_response_body()).await {
+                        Ok(read) => read,
+                        Err(_) => return Err(ErrorCode::UpstreamTimeout),
+                    }
+                }
             };
             let read = read.map_err(|error| match error.etype() {
                 ErrorType::ReadTimedout => ErrorCode::UpstreamTimeout,

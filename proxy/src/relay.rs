@@ -14,10 +14,14 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use sluice_wire::Failure;
 use sluice_wire::event::Usage;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest answer that is kept beside being relayed, to read its usage.
 const MAX_USAGE: usize = 1 << 20;
+
+/// How often in a stream it is seen whether the provider is silent for too long and whether the client is still there.
+/// A timer for each event and each limit was a tenth of what an event cost.
+const PULSE: Duration = Duration::from_millis(40);
 
 /// What keeps an idle connection open: a comment, which readers of event streams pass over.
 const KEEPALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -135,6 +139,7 @@ async fn relay_events(
     session: &mut ServerSession,
     keepalive: Option<Duration>,
 ) -> Relayed {
+    let mut pulse = Box::pin(pingora_timeout::sleep(PULSE));
     loop {
         if !out.is_empty() && session.write_response_body(out.split().freeze(), false).await.is_err() {
             return Relayed::departed(events.usage);
@@ -144,15 +149,28 @@ async fn relay_events(
             break;
         }
         let read = {
-            let mut read = std::pin::pin!(reader.next(None));
+            let (idle, deadline) = (reader.idle(), reader.deadline);
+            let mut read = std::pin::pin!(reader.next_unlimited());
+            // The beats since the last piece, of which the first may have been cut short; those since the last write.
+            let (mut silent, mut unwritten) = (0, 0);
             loop {
-                match watch(session, read.as_mut(), keepalive).await {
-                    Watched::Done(read) => break read,
-                    Watched::Departed => return Relayed::departed(events.usage),
-                    Watched::Tick => {
-                        if session.write_response_body(KEEPALIVE, false).await.is_err() {
-                            return Relayed::departed(events.usage);
-                        }
+                tokio::select! {
+                    biased;
+                    read = &mut read => break read,
+                    // Between two beats the client is not looked at, which would be a system call for every event.
+                    _ = session.read_body_or_idle(true), if silent > 0 => return Relayed::departed(events.usage),
+                    () = &mut pulse => {}
+                }
+                pulse = Box::pin(pingora_timeout::sleep(PULSE));
+                silent += 1;
+                unwritten += 1;
+                if PULSE * (silent - 1) >= idle || Instant::now() >= deadline {
+                    break Err(ErrorCode::UpstreamTimeout);
+                }
+                if keepalive.is_some_and(|keepalive| PULSE * unwritten >= keepalive) {
+                    unwritten = 0;
+                    if session.write_response_body(KEEPALIVE, false).await.is_err() {
+                        return Relayed::departed(events.usage);
                     }
                 }
             }
