@@ -94,6 +94,7 @@ impl Leads {
 pub fn warm() {
     LazyLock::force(&LEADS);
     LazyLock::force(&WIDE_LEADS);
+    secret::warm();
     context::warm();
 }
 

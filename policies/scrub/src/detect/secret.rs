@@ -1,6 +1,8 @@
 //! Keys, tokens and passwords: by the prefix that their issuer gives them, or by the word that they are assigned to.
 
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Longest token that is read.
 pub const MAX_TOKEN: usize = 4_096;
@@ -288,10 +290,9 @@ fn entropy(text: &str) -> f32 {
         .sum()
 }
 
-/// Whether a value only shows where a secret would stand.
-pub fn is_placeholder(value: &str) -> bool {
-    let lower = value.to_ascii_lowercase();
-    const PARTS: [&str; 24] = [
+/// What only values hold that show where a secret would stand.
+static PLACEHOLDER_PARTS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    any_of(&[
         "xxxx",
         "****",
         "....",
@@ -316,11 +317,57 @@ pub fn is_placeholder(value: &str) -> bool {
         "getenv",
         "secrets.",
         "sample",
-    ];
-    let same = lower.bytes().all(|byte| Some(byte) == lower.bytes().next());
+    ])
+});
+
+/// What only the names of passwords hold.
+static PASSWORD_PARTS: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| {
+    any_of(&[
+        "passw",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "密码",
+        "口令",
+        "密碼",
+        "contrase",
+        "motdepasse",
+        "mot de passe",
+        "пароль",
+        "senha",
+        "kennwort",
+        "wachtwoord",
+        "hasło",
+        "lösenord",
+        "şifre",
+        "parola",
+        "パスワード",
+        "비밀번호",
+        "mật khẩu",
+        "كلمة المرور",
+        "סיסמה",
+        "requirepass",
+    ])
+});
+
+fn any_of(parts: &[&str]) -> Option<AhoCorasick> {
+    AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(parts).ok()
+}
+
+/// Builds the tables that all searches share.
+pub fn warm() {
+    LazyLock::force(&PLACEHOLDER_PARTS);
+    LazyLock::force(&PASSWORD_PARTS);
+}
+
+/// Whether a value only shows where a secret would stand.
+pub fn is_placeholder(value: &str) -> bool {
+    let lower = value.to_ascii_lowercase();
+    let first = lower.as_bytes().first().copied();
+    let same = lower.bytes().all(|byte| Some(byte) == first);
     same || value.starts_with('$')
         || value.starts_with('%')
-        || PARTS.iter().any(|part| lower.contains(part))
+        || PLACEHOLDER_PARTS.as_ref().is_some_and(|parts| parts.is_match(&lower))
         || matches!(
             lower.as_str(),
             "password"
@@ -485,35 +532,7 @@ fn word(name: &str, before: &str) -> Option<Word> {
             near.ends_with("authorization") || near.ends_with("auth") || near.ends_with("header") || plain == "bearer";
         return announced.then_some(Word::Scheme);
     }
-    if [
-        "passw",
-        "passphrase",
-        "passcode",
-        "pwd",
-        "密码",
-        "口令",
-        "密碼",
-        "contrase",
-        "motdepasse",
-        "mot de passe",
-        "пароль",
-        "senha",
-        "kennwort",
-        "wachtwoord",
-        "hasło",
-        "lösenord",
-        "şifre",
-        "parola",
-        "パスワード",
-        "비밀번호",
-        "mật khẩu",
-        "كلمة المرور",
-        "סיסמה",
-        "requirepass",
-    ]
-    .iter()
-    .any(|part| has(part))
-    {
+    if PASSWORD_PARTS.as_ref().is_some_and(|parts| parts.is_match(&plain)) {
         return Some(Word::Password);
     }
     let last = name.rsplit(['_', '-', '.']).next().unwrap_or(name);
@@ -729,29 +748,25 @@ fn is_word(value: &str) -> bool {
 
 /// Whether a value looks made by a machine.
 fn is_random(value: &str, least: usize, bits: f32) -> bool {
-    let usual = |byte: u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'_' | b'-' | b'+' | b'/' | b'=' | b'.' | b'~' | b'!' | b'@' | b'#' | b'$' | b'%' | b'^' | b'&' | b'*'
-            )
-    };
-    let digits = value.bytes().filter(u8::is_ascii_digit).count();
-    let letters = value.bytes().filter(u8::is_ascii_alphabetic).count();
+    if !(least..=2_048).contains(&value.len()) {
+        return false;
+    }
+    let (mut digits, mut upper, mut lower, mut joints, mut others) = (0, 0, 0, 0, 0);
+    for byte in value.bytes() {
+        match byte {
+            b'0'..=b'9' => digits += 1,
+            b'A'..=b'Z' => upper += 1,
+            b'a'..=b'z' => lower += 1,
+            b'_' => joints += 1,
+            b'-' | b'+' | b'/' | b'=' | b'.' | b'~' | b'!' | b'@' | b'#' | b'$' | b'%' | b'^' | b'&' | b'*' => {
+                others += 1;
+            }
+            _ => return false,
+        }
+    }
     // A name in a program: `x25519_check_key`, `WBEM_128BITS`.
-    let joints = value.bytes().filter(|byte| *byte == b'_').count();
-    let one_case =
-        !value.bytes().any(|byte| byte.is_ascii_lowercase()) || !value.bytes().any(|byte| byte.is_ascii_uppercase());
-    let is_name =
-        joints > 0 && one_case && digits <= 5 && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    !is_name
-        && (least..=2_048).contains(&value.len())
-        && value.bytes().all(usual)
-        && digits >= 2
-        && letters >= 2
-        && entropy(value) >= bits
-        && !is_placeholder(value)
-        && !value.contains("::")
+    let is_name = joints > 0 && (upper == 0 || lower == 0) && digits <= 5 && others == 0;
+    !is_name && digits >= 2 && upper + lower >= 2 && entropy(value) >= bits && !is_placeholder(value)
 }
 
 #[cfg(test)]
