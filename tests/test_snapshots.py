@@ -192,7 +192,7 @@ def damage_manifest(edge, how):
     elif how == "wrong-version":
         # The form begins with a magic of eight bytes and the version.
         data = bytearray(manifest.read_bytes())
-        assert data[8] == 1, "the manifest's version is not where this test thinks"
+        assert data[8] == 2, "the manifest's version is not where this test thinks"
         data[8] = 99
         manifest.write_bytes(data)
 

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics` and `/readyz`, for loopback only.
+//! The admin listener, for loopback only: `/metrics`, `/readyz`, and the store's API where the store is in the process.
 
 use axum::Router;
 use axum::extract::State;
@@ -16,8 +16,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, String> {
         .map_err(|error| format!("cannot listen on {address} (`server.admin_listen`): {error}"))
 }
 
-pub async fn serve(listener: TcpListener, live: Arc<Live>) {
+pub async fn serve(listener: TcpListener, live: Arc<Live>, store: Router) {
     let router = Router::new().route("/metrics", get(metrics)).route("/readyz", get(ready)).with_state(live);
+    let router = router.merge(store);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "the admin listener ended");
     }

@@ -30,7 +30,7 @@ impl Serve {
         let runtime = control_runtime()?;
         let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::from(2)) };
         log::start(&config.log);
-        let edge = Edge { config, config_file: self.config, data: context.data };
+        let edge = Edge { config, config_file: self.config, data: context.data, store: axum::Router::new() };
         edge.run(&runtime)
     }
 }
@@ -63,6 +63,8 @@ pub struct Edge {
     pub config: Config,
     pub config_file: Option<PathBuf>,
     pub data: PathBuf,
+    /// The store's API, where the store is in this process.
+    pub store: axum::Router,
 }
 
 impl Edge {
@@ -103,7 +105,7 @@ impl Edge {
         let states = Arc::new(States::default());
         let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states).await?;
         let live = Arc::new(Live::new(prepared, pepper, states));
-        tokio::spawn(admin::serve(admin, Arc::clone(&live)));
+        tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
         tokio::spawn(follow(follower, Arc::clone(&live), mock));
         let kept = Arc::clone(&live);
         tokio::spawn(async move { kept.keep_addresses().await });

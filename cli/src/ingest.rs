@@ -33,18 +33,20 @@ impl Ingest {
             })
             .await?;
         bar.finish_and_clear();
+        let collections = store.collections(&context.tenant).await?;
+        let chunks = collections.iter().find(|(name, ..)| *name == self.collection).map_or(0, |(.., chunks)| *chunks);
         if self.json {
             println!(
                 "{}",
                 serde_json::json!({
-                    "collection": self.collection, "documents": summary.documents, "chunks": summary.chunks,
+                    "collection": self.collection, "documents": summary.documents, "chunks": chunks,
                     "new": summary.new, "unchanged": summary.unchanged, "duplicate_chunks": summary.duplicate_chunks,
                 })
             );
         } else {
             println!(
                 "{}: {} documents, {} chunks, {} new, {} unchanged",
-                self.collection, summary.documents, summary.chunks, summary.new, summary.unchanged
+                self.collection, summary.documents, chunks, summary.new, summary.unchanged
             );
         }
         Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 mod admin;
 mod check;
 mod edge;
+mod forget;
 mod ingest;
 mod key;
 mod location;
@@ -52,6 +53,8 @@ enum Command {
     Prompt(prompt::Prompt),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
+    /// Take documents out of a collection.
+    Forget(forget::Forget),
     /// Write a signed snapshot of the store for the edges.
     Publish(publish::Publish),
     /// Search a published collection.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Key(command) => block_on(command.run(context)),
         Command::Prompt(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
+        Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),
         Command::Search(command) => block_on(command.run(context)),
         Command::Verify(command) => block_on(command.run(context)),

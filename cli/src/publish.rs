@@ -4,6 +4,7 @@ use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_store::Store;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 #[derive(Args)]
 pub struct Publish {
@@ -15,7 +16,8 @@ pub struct Publish {
 impl Publish {
     pub async fn run(self, context: Context) -> Outcome {
         let store = Store::open(&context.data).await?;
-        let done = store.publish(location::open(self.to.as_deref(), &context.data)?).await?;
+        let location = location::open(self.to.as_deref(), &context.data)?;
+        let done = store.publish(Arc::clone(&location)).await?;
         match done.changed {
             true => println!(
                 "epoch {} published: {} segments built, {} kept, {} bytes written",
@@ -23,6 +25,8 @@ impl Publish {
             ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
         }
+        while store.compact(Arc::clone(&location)).await? {}
+        store.sweep(location).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{Context, Outcome, location};
 use clap::Args;
-use sluice_index::{Hit, Query, Ranking, Scope};
+use sluice_index::{Filter, Fusion, Hit, Query, Ranking, Scope};
 use sluice_state::{Follower, Snapshot};
 use sluice_store::{Store, read_publisher_key};
 use std::collections::HashSet;
@@ -18,12 +18,40 @@ pub struct Search {
     /// Most documents of an answer.
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     k: u32,
+    /// Only documents whose payload fits: conditions as JSON, `{"must":[{"key":"language","match":{"value":"en"}}]}`.
+    #[arg(long, value_name = "JSON", value_parser = filter)]
+    filter: Option<Filter>,
+    /// How the two sides become one list.
+    #[arg(long, value_enum, default_value = "score")]
+    fusion: FusionName,
+    /// Weight of the vectors; words have the rest. 0 is words alone, 1 vectors alone.
+    #[arg(long, default_value_t = Ranking::default().vector_weight, value_parser = share)]
+    vector_weight: f32,
+    /// How much being unlike what stands above counts against being relevant, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    diversity: f32,
     /// A JSONL file of `{"id"|"_id","text"}`; prints rows of query, document, rank and score.
     #[arg(long, value_name = "FILE")]
     queries: Option<PathBuf>,
     /// Where the rows go; standard output if left out.
     #[arg(long, value_name = "FILE", requires = "queries")]
     run: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum FusionName {
+    /// Scores, scaled to what each side found.
+    Score,
+    /// Reciprocal ranks.
+    Rank,
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    Filter::parse(&serde_json::from_str(text).map_err(|error| error.to_string())?)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "it must be between 0 and 1".to_owned())
 }
 
 impl Search {
@@ -58,11 +86,20 @@ impl Search {
     /// The best hit of each document.
     fn search(&self, text: &str, snapshot: &Snapshot, scope: Scope) -> Vec<(String, Hit)> {
         let names = [self.collection.clone()];
-        let ranking = Ranking { depth: Ranking::default().depth.max(self.k as usize * 2), ..Ranking::default() };
-        let hits = snapshot.library.search(&Query::new(scope, &names, text).with_ranking(ranking), snapshot.embedder);
+        let ranking = Ranking {
+            depth: Ranking::default().depth.max(self.k as usize * 2),
+            vector_weight: self.vector_weight,
+            fusion: match self.fusion {
+                FusionName::Score => Fusion::Score,
+                FusionName::Rank => Fusion::Rank,
+            },
+            diversity: self.diversity,
+        };
+        let query = Query::new(scope, &names, text).with_ranking(ranking);
+        let query = query.with_filter(self.filter.clone().unwrap_or_default());
+        let hits = snapshot.library.search(&query, snapshot.embedder);
         let mut seen = HashSet::new();
-        let documents =
-            hits.hits.into_iter().filter_map(|hit| Some((hit.passage()?.document.as_str().to_owned(), hit)));
+        let documents = hits.hits.into_iter().filter_map(|hit| Some((hit.passage()?.document.to_owned(), hit)));
         documents.filter(|(document, _)| seen.insert(document.clone())).take(self.k as usize).collect()
     }
 
@@ -71,10 +108,7 @@ impl Search {
         let rank = |rank: Option<u32>| rank.map_or("-".to_owned(), |rank| rank.to_string());
         for (place, (document, hit)) in self.search(query, snapshot, scope).iter().enumerate() {
             let (title, start) = hit.passage().map_or((String::new(), String::new()), |passage| {
-                (
-                    passage.title.as_str().to_owned(),
-                    passage.text.chars().take(100).collect::<String>().replace('\n', " "),
-                )
+                (passage.title.to_owned(), passage.text.chars().take(100).collect::<String>().replace('\n', " "))
             });
             println!(
                 "{:>4} {:>6.3} {:>7} {:>6}  {document}  {title}\n{:>27}{start}…",

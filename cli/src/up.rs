@@ -21,16 +21,16 @@ pub struct Up {
 }
 
 /// How often the store is asked whether it changed.
-const PUBLISH_POLL: Duration = Duration::from_millis(300);
+const PUBLISH_POLL: Duration = Duration::from_millis(100);
 
 impl Up {
     pub fn run(self, context: Context) -> Outcome {
         let runtime = control_runtime()?;
         let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::from(2)) };
         log::start(&config.log);
-        runtime.block_on(async {
+        let api = runtime.block_on(async {
             let store = Store::open(&context.data).await?;
-            Identity::open(&context.data)?;
+            let identity = Identity::open(&context.data)?;
             if let Some(sample) = &self.sample
                 && store.is_empty().await?
             {
@@ -41,15 +41,21 @@ impl Up {
             }
             let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
             store.publish(Arc::clone(&location)).await?;
-            tokio::spawn(publish_changes(store, location));
-            Ok::<_, Box<dyn std::error::Error>>(())
+            tokio::spawn(publish_changes(store.clone(), location));
+            let api = sluice_store::router(store, context.tenant.clone(), identity.operator_token);
+            Ok::<_, Box<dyn std::error::Error>>(api)
         })?;
-        Edge { config, config_file: self.config, data: context.data }.run(&runtime)
+        Edge { config, config_file: self.config, data: context.data, store: api }.run(&runtime)
     }
 }
 
+/// How often small segments are joined and objects that nobody needs are removed.
+const COMPACT_PERIOD: Duration = Duration::from_secs(2);
+const SWEEP_PERIOD: Duration = Duration::from_secs(600);
+
 /// Publishes whenever the store has changed, and renews the manifest once an hour.
 async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
+    tokio::spawn(keep_small(store.clone(), Arc::clone(&location)));
     let mut published = -1;
     let mut renewed = tokio::time::Instant::now();
     loop {
@@ -67,6 +73,24 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
             }
         }
         tokio::time::sleep(PUBLISH_POLL).await;
+    }
+}
+
+/// Joins small segments beside publications, and removes objects that no snapshot names any more.
+async fn keep_small(store: Store, location: Arc<dyn ObjectStore>) {
+    let mut swept = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(COMPACT_PERIOD).await;
+        match store.compact(Arc::clone(&location)).await {
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "segments are not joined; they serve as they are"),
+        }
+        if swept.elapsed() > SWEEP_PERIOD {
+            swept = tokio::time::Instant::now();
+            if let Err(error) = store.sweep(Arc::clone(&location)).await {
+                tracing::warn!(error = chain(&error), "old objects are not removed");
+            }
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Assembled {
     pub tokens: usize,
     /// Ranked passages that did not fit.
     pub dropped: usize,
+    /// Ranked passages that say nearly the same as one that is in the block.
+    pub repeated: usize,
 }
 
 /// A passage that is in the block.
@@ -33,25 +35,34 @@ pub struct Used {
 /// Tokens of what stands around the sources.
 const FRAME_TOKENS: usize = 48;
 
-/// Takes hits in order while they fit into `budget_tokens`, at most `max_passages`.
+/// Prints that differ in at most so many of their 64 bits are of near-copies: the same text but for a few words.
+const NEAR_COPY_BITS: u32 = 3;
+
+/// Takes hits in order while they fit into `budget_tokens`, at most `max_passages`, and none that nearly repeats one
+/// above it.
 pub fn assemble(hits: &[Hit], budget_tokens: usize, max_passages: usize) -> Assembled {
     let mut block = Assembled { tokens: FRAME_TOKENS, ..Assembled::default() };
+    let mut prints: Vec<u64> = Vec::new();
     for hit in hits {
         let Some(passage) = hit.passage() else { continue };
         if block.used.len() == max_passages {
             break;
         }
-        let tokens = passage.tokens.to_native();
-        if block.tokens + tokens as usize > budget_tokens {
+        if passage.print != 0 && prints.iter().any(|print| (print ^ passage.print).count_ones() <= NEAR_COPY_BITS) {
+            block.repeated += 1;
+            continue;
+        }
+        if block.tokens + passage.tokens as usize > budget_tokens {
             block.dropped += 1;
             continue;
         }
-        block.tokens += tokens as usize;
-        write_source(&passage.document, &passage.title, &passage.heading, &passage.text, &mut block.sources);
+        block.tokens += passage.tokens as usize;
+        prints.push(passage.print);
+        write_source(passage.document, passage.title, passage.heading, passage.text, &mut block.sources);
         block.used.push(Used {
-            document: passage.document.as_str().to_owned(),
-            title: passage.title.as_str().to_owned(),
-            tokens,
+            document: passage.document.to_owned(),
+            title: passage.title.to_owned(),
+            tokens: passage.tokens,
             collection: hit.collection,
             score: hit.score,
             lexical_rank: hit.lexical_rank,

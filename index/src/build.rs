@@ -1,11 +1,14 @@
-//! Writes a segment's folder: passages, lexical index, vectors.
+//! Writes a segment's folder: passages, lexical index, vectors, columns of the payloads.
 
 use crate::assemble::source;
-use crate::segment::{LEXICAL, PASSAGES, VECTORS, schema};
-use sluice_segment::{Passage, Passages, encode};
-use sluice_text::{ANALYSER_ID, Embedder, count_tokens, searchable};
-use std::path::Path;
+use crate::payload::Gatherer;
+use crate::segment::{COLUMNS, LEXICAL, PASSAGES, VECTORS, schema};
+use sluice_segment::{Passage, PassageWriter, encode};
+use sluice_text::{ANALYSER_ID, Embedder, count_tokens, print, searchable};
+use std::path::{Path, PathBuf};
 use tantivy::directory::MmapDirectory;
+use tantivy::indexer::SingleSegmentIndexWriter;
+use tantivy::schema::Field;
 use tantivy::{Index, TantivyDocument};
 use usearch::{IndexOptions, MetricKind, ScalarKind};
 
@@ -18,69 +21,106 @@ pub enum BuildError {
     Lexical(#[from] tantivy::TantivyError),
     #[error("cannot build the vector index: {0}")]
     Vectors(String),
-    #[error("cannot write the passages: {0}")]
-    Passages(String),
+    #[error("cannot write the columns of the payloads: {0}")]
+    Columns(String),
 }
 
 /// The names of a finished segment's files, in its folder.
 pub type SegmentFiles = Vec<String>;
 
-/// Memory for the lexical index while it is built; what does not fit is written in between.
+/// Memory for the lexical index while it is built, in bytes.
 const BUILD_MEMORY: usize = 256 << 20;
 
-/// Builds a segment of `passages` (their `tokens` are filled in) and `vectors`, one a passage or `None`, in the empty
-/// folder `folder`.
-pub fn build_segment(
-    folder: &Path,
-    mut passages: Vec<Passage>,
-    vectors: &[Option<Vec<f32>>],
-    embedder: &Embedder,
-) -> Result<SegmentFiles, BuildError> {
-    let (schema, text) = schema();
-    let mut writer = Index::builder()
-        .schema(schema)
-        .tokenizers(crate::segment::tokenizers())
-        .single_segment_index_writer(MmapDirectory::open(folder).map_err(tantivy::TantivyError::from)?, BUILD_MEMORY)?;
-    for passage in &mut passages {
-        passage.tokens =
-            count_tokens(&source(&passage.document, &passage.title, &passage.heading, &passage.text)) as u32;
-        let mut document = TantivyDocument::default();
-        document.add_text(text, searchable(&passage.title, &passage.heading, &passage.text));
-        writer.add_document(document)?;
-    }
-    writer.finalize()?;
-    // The edge opens the index read-only, so the writer's bookkeeping stays behind.
-    for name in [".managed.json", ".tantivy-meta.lock", ".tantivy-writer.lock"] {
-        let _ = std::fs::remove_file(folder.join(name));
-    }
-    std::fs::rename(folder.join("meta.json"), folder.join(LEXICAL))?;
+/// Writes a segment passage by passage, in memory that grows with the vectors and the lexical index alone.
+pub struct SegmentWriter<'e> {
+    folder: PathBuf,
+    embedder: &'e Embedder,
+    passages: PassageWriter,
+    lexical: SingleSegmentIndexWriter,
+    text: Field,
+    vectors: usearch::Index,
+    columns: Gatherer,
+    count: u32,
+}
 
-    let failed = |error: &dyn std::fmt::Display| BuildError::Vectors(error.to_string());
-    let index = usearch::Index::new(&vector_options(embedder.dimensions())).map_err(|error| failed(&error))?;
-    index.reserve(vectors.len().max(1)).map_err(|error| failed(&error))?;
-    for (key, vector) in vectors.iter().enumerate() {
+impl<'e> SegmentWriter<'e> {
+    /// Begins a segment in the empty folder `folder`.
+    pub fn create(folder: &Path, embedder: &'e Embedder) -> Result<SegmentWriter<'e>, BuildError> {
+        let (schema, text) = schema();
+        let directory = MmapDirectory::open(folder).map_err(tantivy::TantivyError::from)?;
+        let lexical = Index::builder()
+            .schema(schema)
+            .tokenizers(crate::segment::tokenizers())
+            .single_segment_index_writer(directory, BUILD_MEMORY)?;
+        let vectors = usearch::Index::new(&vector_options(embedder.dimensions())).map_err(vectors)?;
+        Ok(SegmentWriter {
+            folder: folder.to_owned(),
+            embedder,
+            passages: PassageWriter::create(&folder.join(PASSAGES))?,
+            lexical,
+            text,
+            vectors,
+            columns: Gatherer::default(),
+            count: 0,
+        })
+    }
+
+    /// Appends a passage, whose sequence number is above the last one's; `tokens` and `print` are filled in.
+    pub fn push(&mut self, passage: &Passage<'_>, vector: Option<&[f32]>) -> Result<(), BuildError> {
+        let Passage { document, title, heading, text, .. } = *passage;
+        let tokens = count_tokens(&source(document, title, heading, text)) as u32;
+        self.passages.push(&Passage { tokens, print: print(text), ..*passage })?;
+        let mut indexed = TantivyDocument::default();
+        indexed.add_text(self.text, searchable(title, heading, text));
+        self.lexical.add_document(indexed)?;
+        self.columns.add(self.count, passage.payload);
         if let Some(vector) = vector {
-            index.add(key as u64, vector).map_err(|error| failed(&error))?;
+            if self.vectors.size() == self.vectors.capacity() {
+                self.vectors.reserve((2 * self.vectors.capacity()).max(1_024)).map_err(vectors)?;
+            }
+            self.vectors.add(u64::from(self.count), vector).map_err(vectors)?;
         }
+        self.count += 1;
+        Ok(())
     }
-    let path = folder.join(VECTORS);
-    index.save(&path.to_string_lossy()).map_err(|error| failed(&error))?;
 
-    let table = Passages {
-        analyser: ANALYSER_ID.to_owned(),
-        embedder: embedder.id().to_owned(),
-        dimensions: embedder.dimensions() as u32,
-        passages,
-    };
-    let bytes = encode(&table).map_err(|error| BuildError::Passages(error.to_string()))?;
-    std::fs::write(folder.join(PASSAGES), bytes)?;
-
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        names.push(entry?.file_name().to_string_lossy().into_owned());
+    /// How many passages it has.
+    pub fn len(&self) -> usize {
+        self.count as usize
     }
-    names.sort();
-    Ok(names)
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Writes what is left.
+    pub fn finish(self) -> Result<SegmentFiles, BuildError> {
+        let folder = self.folder;
+        self.passages.finish(ANALYSER_ID, self.embedder.id(), self.embedder.dimensions())?;
+        self.lexical.finalize()?;
+        // The edge opens the index read-only, so the writer's bookkeeping stays behind.
+        for name in [".managed.json", ".tantivy-meta.lock", ".tantivy-writer.lock"] {
+            let _ = std::fs::remove_file(folder.join(name));
+        }
+        std::fs::rename(folder.join("meta.json"), folder.join(LEXICAL))?;
+        let path = folder.join(VECTORS);
+        self.vectors.save(&path.to_string_lossy()).map_err(vectors)?;
+        let columns = self.columns.finish();
+        if !columns.columns.is_empty() {
+            let bytes = encode(&columns).map_err(|error| BuildError::Columns(error.to_string()))?;
+            std::fs::write(folder.join(COLUMNS), bytes)?;
+        }
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn vectors(error: impl std::fmt::Display) -> BuildError {
+    BuildError::Vectors(error.to_string())
 }
 
 /// bf16 loses nothing against f32 that can be measured (recall@10 .979 and .981 at ef 64), int8 loses 5 points.
@@ -91,7 +131,10 @@ pub(crate) fn vector_options(dimensions: usize) -> IndexOptions {
         quantization: ScalarKind::BF16,
         connectivity: 16,
         expansion_add: 128,
-        expansion_search: 64,
+        expansion_search: EXPANSION,
         multi: false,
     }
 }
+
+/// How many neighbours a search of the graph keeps in view.
+pub(crate) const EXPANSION: usize = 128;

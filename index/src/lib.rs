@@ -4,13 +4,18 @@
 //! tenant: there is no call that searches without one.
 
 mod assemble;
+mod bits;
 mod build;
+mod filter;
 mod library;
+mod payload;
 mod search;
 mod segment;
+mod top;
 
 pub use assemble::{Assembled, Used, assemble};
-pub use build::{BuildError, SegmentFiles, build_segment};
+pub use build::{BuildError, SegmentFiles, SegmentWriter};
+pub use filter::Filter;
 pub use library::{Collection, Library, Scope};
-pub use search::{Hit, Hits, Query, Ranking};
+pub use search::{Fusion, Hit, Hits, Query, Ranking};
 pub use segment::{OpenError, Segment};

@@ -1,13 +1,16 @@
 //! One opened segment.
 
-use crate::build::vector_options;
+use crate::bits::Bits;
+use crate::build::{EXPANSION, vector_options};
+use crate::filter::Filter;
+use crate::top::Top;
 use parking::Gate;
-use sluice_segment::{ArchivedPassage, FormatError, Mapped, Passages};
+use sluice_segment::{Columns, FormatError, Mapped, Passage, PassageTable};
 use sluice_text::{ANALYSER_ID, Embedder, analyser};
 use std::path::{Path, PathBuf};
-use tantivy::collector::TopDocs;
+use std::sync::{Arc, Mutex, PoisonError};
 use tantivy::directory::MmapDirectory;
-use tantivy::query::{BooleanQuery, Occur, TermQuery};
+use tantivy::query::{Bm25StatisticsProvider, BooleanQuery, EnableScoring, Occur, Query, TermQuery};
 use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, ReloadPolicy, Searcher, Term};
@@ -15,13 +18,19 @@ use tantivy::{Index, ReloadPolicy, Searcher, Term};
 /// File names in a segment's folder; the rest are tantivy's, which [`LEXICAL`] lists.
 pub(crate) const PASSAGES: &str = "passages";
 pub(crate) const VECTORS: &str = "vectors.usearch";
+/// Only where documents have payloads.
+pub(crate) const COLUMNS: &str = "columns";
 /// tantivy's `meta.json`.
 pub(crate) const LEXICAL: &str = "meta.json";
 
 const TOKENIZER: &str = "sluice";
 
-/// Most terms of a query; the rarest are kept, as the cost of BM25 grows with every term and its frequency.
-const MAX_TERMS: usize = 32;
+/// Up to so many vectors are all compared, which is exact and as quick as the graph.
+const EXACT: usize = 1_024;
+/// Up to so many passages that a filter leaves are looked at one by one.
+const FEW: usize = 2_048;
+/// How many filters a segment remembers the passages of.
+const FILTERS: usize = 8;
 
 /// A segment that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +50,31 @@ pub enum OpenError {
 /// An immutable part of a collection, memory-mapped.
 pub struct Segment {
     id: String,
-    passages: Mapped<Passages>,
+    passages: PassageTable,
+    columns: Option<Mapped<Columns>>,
     searcher: Searcher,
     text: Field,
     vectors: usearch::Index,
     vector_count: usize,
     /// usearch has one slot a core for concurrent searches and fails beyond.
     gate: Gate,
+    filters: Mutex<Vec<(Filter, Arc<Bits>)>>,
+}
+
+/// Which passages of a segment may be found.
+pub(crate) enum Allowed {
+    All,
+    /// A set and its size.
+    Some(Arc<Bits>, usize),
+}
+
+impl Allowed {
+    fn holds(&self, number: u32) -> bool {
+        match self {
+            Allowed::All => true,
+            Allowed::Some(bits, _) => bits.contains(number),
+        }
+    }
 }
 
 pub(crate) fn schema() -> (Schema, Field) {
@@ -68,10 +95,10 @@ impl Segment {
     /// Maps the segment in `folder`, checks that its parts belong together and were built by this program's models,
     /// and runs a first query, so that the first request does not pay for page faults.
     pub fn open(folder: &Path, id: &str, embedder: &Embedder) -> Result<Segment, OpenError> {
-        let passages = Mapped::<Passages>::open(&folder.join(PASSAGES))?;
-        let table = passages.get();
+        let passages = PassageTable::open(&folder.join(PASSAGES))?;
+        let about = passages.about();
         for (what, found, known) in
-            [("analyser", table.analyser.as_str(), ANALYSER_ID), ("embedder", table.embedder.as_str(), embedder.id())]
+            [("analyser", about.analyser.as_str(), ANALYSER_ID), ("embedder", about.embedder.as_str(), embedder.id())]
         {
             if found != known {
                 return Err(OpenError::Foreign {
@@ -89,10 +116,10 @@ impl Segment {
         let (_, text) = schema();
         let searcher =
             index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(lexical)?.searcher();
-        if searcher.num_docs() != table.passages.len() as u64 || searcher.segment_readers().len() > 1 {
+        if searcher.num_docs() != passages.len() as u64 || searcher.segment_readers().len() > 1 {
             return Err(OpenError::Disagree {
                 path: folder.to_owned(),
-                passages: table.passages.len(),
+                passages: passages.len(),
                 lexical: searcher.num_docs(),
             });
         }
@@ -104,21 +131,30 @@ impl Segment {
         if vectors.dimensions() != embedder.dimensions() {
             return Err(failed(format!("{} dimensions", vectors.dimensions())));
         }
-        vectors.change_expansion_search(64);
-        let vector_count = vectors.size();
-        let segment =
-            Segment { id: id.to_owned(), passages, searcher, text, vectors, vector_count, gate: Gate::of_cores() };
+        vectors.change_expansion_search(EXPANSION);
+        let columns = folder.join(COLUMNS);
+        let segment = Segment {
+            id: id.to_owned(),
+            columns: if columns.exists() { Some(Mapped::open(&columns)?) } else { None },
+            passages,
+            searcher,
+            text,
+            vector_count: vectors.size(),
+            vectors,
+            gate: Gate::of_cores(),
+            filters: Mutex::default(),
+        };
         segment.warm(embedder);
         Ok(segment)
     }
 
     fn warm(&self, embedder: &Embedder) {
-        let Some(first) = self.passages.get().passages.first() else { return };
+        let Some(first) = self.passage(0) else { return };
         let text: String = first.text.chars().take(200).collect();
-        let terms = sluice_text::QueryAnalyser::new().terms(&text);
-        let _ = self.lexical(&terms, 10);
+        let terms = self.terms(&sluice_text::QueryAnalyser::new().terms(&text));
+        let _ = self.lexical(&terms, &self.searcher, &Allowed::All, 0, &mut Top::of(10));
         if let Some(vector) = embedder.embed(&text) {
-            let _ = self.nearest(&vector, 10);
+            let _ = self.nearest(&vector, 10, &Allowed::All);
         }
     }
 
@@ -128,51 +164,138 @@ impl Segment {
 
     /// How many passages it holds.
     pub fn len(&self) -> usize {
-        self.passages.get().passages.len()
+        self.passages.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub fn passage(&self, number: u32) -> Option<&ArchivedPassage> {
-        self.passages.get().passages.get(number as usize)
+    pub fn passage(&self, number: u32) -> Option<Passage<'_>> {
+        self.passages.get(number)
     }
 
-    /// BM25 over any of `terms`: passage numbers and scores, best first.
-    pub(crate) fn lexical(&self, terms: &[String], limit: usize) -> Result<Vec<(u32, f32)>, tantivy::TantivyError> {
-        let mut terms: Vec<Term> = terms.iter().map(|term| Term::from_field_text(self.text, term)).collect();
-        if terms.len() > MAX_TERMS {
-            let mut rated = terms
-                .into_iter()
-                .map(|term| Ok((self.searcher.doc_freq(&term)?, term)))
-                .collect::<tantivy::Result<Vec<_>>>()?;
-            rated.retain(|(frequency, _)| *frequency > 0);
-            rated.sort_by_key(|(frequency, _)| *frequency);
-            terms = rated.into_iter().take(MAX_TERMS).map(|(_, term)| term).collect();
+    /// The set of passages with these sequence numbers.
+    pub(crate) fn numbers(&self, sequences: impl Iterator<Item = u64>) -> Bits {
+        let mut bits = Bits::none(self.len());
+        sequences.filter_map(|sequence| self.passages.number_of(sequence)).for_each(|number| bits.insert(number));
+        bits
+    }
+
+    /// The passages that a filter lets through.
+    pub(crate) fn filtered(&self, filter: &Filter) -> Arc<Bits> {
+        let mut known = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = known.iter().position(|(other, _)| other == filter) {
+            let found = known.remove(place);
+            known.push(found);
+        } else {
+            let columns = self.columns.as_ref().map(Mapped::get);
+            let bits = Arc::new(filter.passages(columns, self.len()));
+            if known.len() == FILTERS {
+                known.remove(0);
+            }
+            known.push((filter.clone(), bits));
         }
-        if terms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let clauses = terms.into_iter().map(|term| {
-            let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
-            (Occur::Should, Box::new(query) as Box<dyn tantivy::query::Query>)
-        });
-        let query = BooleanQuery::new(clauses.collect());
-        let found = self.searcher.search(&query, &TopDocs::with_limit(limit).order_by_score())?;
+        known.last().map(|(_, bits)| Arc::clone(bits)).unwrap_or_default()
+    }
+
+    pub(crate) fn terms(&self, terms: &[String]) -> Vec<Term> {
+        terms.iter().map(|term| Term::from_field_text(self.text, term)).collect()
+    }
+
+    /// In how many passages a term stands.
+    pub(crate) fn frequency(&self, term: &Term) -> tantivy::Result<u64> {
+        self.searcher.doc_freq(term)
+    }
+
+    /// Passages and words, for statistics over several segments.
+    pub(crate) fn size(&self) -> tantivy::Result<(u64, u64)> {
+        Ok((self.searcher.total_num_docs()?, self.searcher.total_num_tokens(self.text)?))
+    }
+
+    /// BM25 over any of `terms`, into `top` as this part's.
+    pub(crate) fn lexical(
+        &self,
+        terms: &[Term],
+        statistics: &dyn Bm25StatisticsProvider,
+        allowed: &Allowed,
+        part: usize,
+        top: &mut Top,
+    ) -> tantivy::Result<()> {
+        let Some(reader) = self.searcher.segment_readers().first() else { return Ok(()) };
+        let scoring = EnableScoring::enabled_from_statistics_provider(statistics, &self.searcher);
+        let query = |term: &Term| TermQuery::new(term.clone(), IndexRecordOption::WithFreqs);
         // One tantivy segment, filled in order: its document number is the passage's number.
-        Ok(found.into_iter().map(|(score, address)| (address.doc_id, score)).collect())
+        if let Allowed::Some(bits, ..=FEW) = allowed {
+            let weights = terms.iter().map(|term| query(term).weight(scoring)).collect::<tantivy::Result<Vec<_>>>()?;
+            let mut scorers =
+                weights.iter().map(|weight| weight.scorer(reader, 1.0)).collect::<tantivy::Result<Vec<_>>>()?;
+            for number in bits.iter() {
+                let mut score = 0.0;
+                for scorer in &mut scorers {
+                    if scorer.doc() < number {
+                        scorer.seek(number);
+                    }
+                    if scorer.doc() == number {
+                        score += scorer.score();
+                    }
+                }
+                if score > 0.0 {
+                    top.offer(score, part, number);
+                }
+            }
+            return Ok(());
+        }
+        let clauses = terms.iter().map(|term| (Occur::Should, Box::new(query(term)) as Box<dyn Query>));
+        let weight = BooleanQuery::new(clauses.collect()).weight(scoring)?;
+        weight.for_each_pruning(top.threshold(), reader, &mut |number, score| {
+            if allowed.holds(number) {
+                top.offer(score, part, number);
+            }
+            top.threshold()
+        })
     }
 
     /// The nearest vectors: passage numbers and cosines, nearest first.
-    pub(crate) fn nearest(&self, vector: &[f32], limit: usize) -> Result<Vec<(u32, f32)>, String> {
+    pub(crate) fn nearest(&self, vector: &[f32], limit: usize, allowed: &Allowed) -> Result<Vec<(u32, f32)>, String> {
         if self.vector_count == 0 {
             return Ok(Vec::new());
         }
-        let _slot = self.gate.enter();
-        let matches = self.vectors.search(vector, limit).map_err(|error| error.to_string())?;
+        let matches = {
+            let _slot = self.gate.enter();
+            match allowed {
+                Allowed::All if self.vector_count <= EXACT => self.vectors.exact_search(vector, limit),
+                Allowed::All => self.vectors.search(vector, limit),
+                Allowed::Some(bits, ..=FEW) => return Ok(self.compare(vector, bits.iter(), limit)),
+                Allowed::Some(bits, _) => {
+                    self.vectors.filtered_search(vector, limit, |number| bits.contains(number as u32))
+                }
+            }
+        };
+        let matches = matches.map_err(|error| error.to_string())?;
         Ok(matches.keys.iter().zip(&matches.distances).map(|(key, distance)| (*key as u32, 1.0 - distance)).collect())
     }
+
+    /// The nearest of `numbers`, each looked at.
+    fn compare(&self, vector: &[f32], numbers: impl Iterator<Item = u32>, limit: usize) -> Vec<(u32, f32)> {
+        let mut found: Vec<(u32, f32)> =
+            numbers.filter_map(|number| Some((number, cosine(vector, &self.vector(number)?)))).collect();
+        found.sort_by(|left, right| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0)));
+        found.truncate(limit);
+        found
+    }
+
+    /// The vector of a passage, nearly of unit length.
+    pub(crate) fn vector(&self, number: u32) -> Option<Vec<f32>> {
+        let mut vector = vec![0.0; self.vectors.dimensions()];
+        let found = self.vectors.get(u64::from(number), &mut vector).ok()?;
+        (found == 1).then_some(vector)
+    }
+}
+
+/// Of two vectors of unit length.
+pub(crate) fn cosine(left: &[f32], right: &[f32]) -> f32 {
+    left.iter().zip(right).map(|(left, right)| left * right).sum()
 }
 
 mod parking {

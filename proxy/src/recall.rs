@@ -73,9 +73,7 @@ fn cache_key(plan: &Plan, scope: Scope, snapshot: &Snapshot, query: &str, secret
     part(&scope.bytes());
     for name in &plan.collections {
         part(name.as_bytes());
-        for segment in snapshot.library.collection(scope, name).iter().flat_map(|collection| collection.segments()) {
-            part(segment.id().as_bytes());
-        }
+        part(snapshot.library.collection(scope, name).map_or(&[][..], |collection| collection.version()));
     }
     let ranking = Ranking::default();
     part(&[plan.context_tokens.to_le_bytes(), ranking.depth.to_le_bytes(), MAX_PASSAGES.to_le_bytes()].concat());

@@ -3,9 +3,10 @@
 use crate::cache::Cache;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use sluice_index::{Library, OpenError, Segment};
+use sluice_index::{Collection, Library, OpenError, Segment};
 use sluice_segment::{
-    FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry, VerifyingKey,
+    CollectionEntry, FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry,
+    VerifyingKey,
 };
 use sluice_text::{EmbedError, Embedder};
 use std::collections::{HashMap, HashSet};
@@ -138,7 +139,13 @@ impl Follower {
                 open.insert(identity, Arc::clone(&segment));
                 segments.push(segment);
             }
-            library.add(tenant, collection.name.clone(), segments);
+            let dead = match &collection.dead {
+                Some(object) => std::fs::read(self.cache.object(object)).map_err(SyncError::Cache)?,
+                None => Vec::new(),
+            };
+            let dead: Vec<u64> =
+                dead.chunks_exact(8).map(|bytes| bytes.try_into().map_or(0, u64::from_le_bytes)).collect();
+            library.add(tenant, collection.name.clone(), Collection::new(segments, &dead, version(collection)));
         }
         self.open = open;
         Ok(Snapshot { epoch: manifest.epoch, published_at: manifest.published_at, registry, library, embedder })
@@ -150,6 +157,13 @@ impl Follower {
         let folders: Vec<PathBuf> = segments.filter_map(|segment| self.cache.segment(segment).ok()).collect();
         self.cache.sweep(|name| needed.contains(name), &folders);
     }
+}
+
+/// A hash of everything that can be found in a collection.
+fn version(collection: &CollectionEntry) -> [u8; 32] {
+    let segments = collection.segments.iter().map(|segment| segment.id.as_bytes());
+    let dead = collection.dead.iter().map(|object| &object.hash.0[..]);
+    ObjectHash::of(&segments.chain(dead).collect::<Vec<_>>().join(&b'/')).0
 }
 
 fn identity(segment: &SegmentEntry) -> String {

@@ -26,6 +26,8 @@ pub struct Identity {
     pub signing_key: SigningKey,
     /// Keys the BLAKE3 of API keys, so that a stolen snapshot does not let anyone test guesses.
     pub pepper: [u8; 32],
+    /// What the store's HTTP API asks for, as 64 hexadecimal digits.
+    pub operator_token: [u8; 32],
 }
 
 impl Identity {
@@ -37,7 +39,11 @@ impl Identity {
             let text = hex::encode(signing_key.verifying_key().as_bytes());
             std::fs::write(&public, text).map_err(|source| IdentityError::Io { path: public, source })?;
         }
-        Ok(Identity { signing_key, pepper: secret(&folder.join("pepper"))? })
+        Ok(Identity {
+            signing_key,
+            pepper: secret(&folder.join("pepper"))?,
+            operator_token: secret(&folder.join("operator.token"))?,
+        })
     }
 }
 

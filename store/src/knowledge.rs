@@ -6,7 +6,7 @@
 use crate::{Store, StoreError, check_name, new_id, now, record_event};
 use sluice_segment::ObjectHash;
 use sluice_text::{Embedder, chunk, searchable};
-use std::collections::HashSet;
+use sqlx::{Sqlite, Transaction};
 use std::path::{Path, PathBuf};
 
 /// Chunks are cut to about this many tokens: large enough for a paragraph with its context, small enough that several
@@ -16,6 +16,8 @@ const CHUNK_TOKENS: usize = 480;
 const BATCH: usize = 64;
 /// Largest file and largest line of a JSONL file, in bytes.
 const MAX_DOCUMENT: u64 = 32 << 20;
+/// Largest payload of a document, in bytes.
+const MAX_PAYLOAD: usize = 64 << 10;
 
 /// A document to be ingested.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,17 +25,20 @@ pub struct Document {
     pub id: String,
     pub title: String,
     pub text: String,
+    /// A JSON object that filters can ask for, as text; empty without one.
+    pub payload: String,
 }
 
 /// What an ingestion did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct IngestSummary {
     pub documents: u64,
+    /// Chunks of the documents that were new or changed.
     pub chunks: u64,
     /// Documents that were new or changed.
     pub new: u64,
     pub unchanged: u64,
-    /// Chunks left out because the collection holds the same text already.
+    /// Chunks not stored again because another document of the collection holds the same text.
     pub duplicate_chunks: u64,
 }
 
@@ -129,7 +134,7 @@ fn whole_file(path: &Path, name: &str) -> Result<(Document, u64), ReadError> {
     let title = heading
         .map(str::to_owned)
         .unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
-    Ok((Document { id: name.to_owned(), title, text }, bytes))
+    Ok((Document { id: name.to_owned(), title, text, payload: String::new() }, bytes))
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), ReadError>> + use<>, ReadError> {
@@ -167,17 +172,32 @@ fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), Rea
 }
 
 fn json_line(line: &str) -> Result<Document, String> {
-    let value: serde_json::Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let text = |name: &str| {
-        value.get(name).and_then(|value| {
-            value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()))
+    Document::of_json(&serde_json::from_str(line).map_err(|error| error.to_string())?)
+}
+
+impl Document {
+    /// Reads `{"id"|"_id", "title", "text", "payload"|"metadata"}`; only id and text must be there.
+    pub fn of_json(value: &serde_json::Value) -> Result<Document, String> {
+        let text = |name: &str| {
+            value.get(name).and_then(|value| {
+                value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()))
+            })
+        };
+        let payload = match value.get("payload").or(value.get("metadata")) {
+            None | Some(serde_json::Value::Null) => String::new(),
+            Some(payload @ serde_json::Value::Object(_)) => payload.to_string(),
+            Some(_) => return Err("`payload` must be an object".to_owned()),
+        };
+        if payload.len() > MAX_PAYLOAD {
+            return Err(format!("`payload` is larger than {} KiB", MAX_PAYLOAD >> 10));
+        }
+        Ok(Document {
+            id: text("id").or_else(|| text("_id")).ok_or("there is no `id` (or `_id`)")?,
+            title: text("title").unwrap_or_default(),
+            text: text("text").ok_or("there is no `text`")?,
+            payload,
         })
-    };
-    Ok(Document {
-        id: text("id").or_else(|| text("_id")).ok_or("the line has no `id` (or `_id`)")?,
-        title: text("title").unwrap_or_default(),
-        text: text("text").ok_or("the line has no `text`")?,
-    })
+    }
 }
 
 struct Prepared {
@@ -198,7 +218,6 @@ impl Store {
         check_name("collection", collection)?;
         let tenant = self.tenant(tenant).await?;
         let embedder = Embedder::shipped().map_err(|error| StoreError::Invalid(error.to_string()))?;
-        let known = self.known_documents(&tenant, collection).await?;
         let mut summary = IngestSummary::default();
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
@@ -207,11 +226,13 @@ impl Store {
             summary.documents += 1;
             batch_bytes += bytes;
             let hash = document_hash(&document);
-            if known.contains(&(document.id.clone(), hash.clone())) {
+            if self.holds(&tenant, collection, &document.id, &hash).await? {
                 summary.unchanged += 1;
             } else {
                 summary.new += 1;
-                batch.push(tokio::task::block_in_place(|| prepare(document, hash, embedder)));
+                let prepared = tokio::task::block_in_place(|| prepare(document, hash, embedder));
+                summary.chunks += prepared.chunks.len() as u64;
+                batch.push(prepared);
             }
             if batch.len() == BATCH {
                 self.keep(&tenant, collection, std::mem::take(&mut batch), embedder, &mut summary).await?;
@@ -220,25 +241,15 @@ impl Store {
         }
         self.keep(&tenant, collection, batch, embedder, &mut summary).await?;
         progress(summary.documents, batch_bytes);
-        let chunks: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM snippet WHERE tenant_id = $1 AND collection = $2")
-            .bind(&tenant)
-            .bind(collection)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(StoreError::from)?;
-        summary.chunks = chunks as u64;
         Ok(summary)
     }
 
-    /// Documents that are stored whole with vectors of this program's model.
-    async fn known_documents(&self, tenant: &[u8], collection: &str) -> Result<HashSet<(String, Vec<u8>)>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> =
-            sqlx::query_as("SELECT external_id, content_hash FROM document WHERE tenant_id = $1 AND collection = $2")
-                .bind(tenant)
-                .bind(collection)
-                .fetch_all(&self.pool)
-                .await?;
-        Ok(rows.into_iter().collect())
+    /// Whether a document is stored with that content.
+    async fn holds(&self, tenant: &[u8], collection: &str, id: &str, hash: &[u8]) -> Result<bool, StoreError> {
+        let find = "SELECT content_hash FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3";
+        let known: Option<Vec<u8>> =
+            sqlx::query_scalar(find).bind(tenant).bind(collection).bind(id).fetch_optional(&self.pool).await?;
+        Ok(known.as_deref() == Some(hash))
     }
 
     async fn keep(
@@ -253,33 +264,25 @@ impl Store {
             return Ok(());
         }
         let mut write = self.write().await?;
+        let most: usize = batch.iter().map(|prepared| prepared.chunks.len()).sum();
+        let mut sequence = take_sequences(&mut write, tenant, collection, most).await?;
         for prepared in batch {
             let external = &prepared.document.id;
-            let old: Option<Vec<u8>> = sqlx::query_scalar(
-                "SELECT id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3",
-            )
-            .bind(tenant)
-            .bind(collection)
-            .bind(external)
-            .fetch_optional(&mut *write)
-            .await?;
-            if let Some(old) = old {
-                sqlx::query("DELETE FROM snippet WHERE document_id = $1").bind(&old).execute(&mut *write).await?;
-                sqlx::query("DELETE FROM document WHERE id = $1").bind(&old).execute(&mut *write).await?;
-            }
+            remove(&mut write, tenant, collection, external).await?;
             let id = new_id();
-            sqlx::query("INSERT INTO document (id, tenant_id, collection, external_id, title, content_hash, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+            sqlx::query("INSERT INTO document (id, tenant_id, collection, external_id, title, content_hash, payload, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
                 .bind(&id)
                 .bind(tenant)
                 .bind(collection)
                 .bind(external)
                 .bind(&prepared.document.title)
                 .bind(&prepared.hash)
+                .bind(&prepared.document.payload)
                 .bind(now())
                 .execute(&mut *write)
                 .await?;
             for (ordinal, (chunk, hash, vector)) in prepared.chunks.into_iter().enumerate() {
-                let inserted = sqlx::query("INSERT INTO snippet (id, tenant_id, collection, document_id, ordinal, heading, text, content_hash, embed_model, embedding) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant_id, collection, content_hash) DO NOTHING")
+                let inserted = sqlx::query("INSERT INTO snippet (id, tenant_id, collection, document_id, ordinal, heading, text, content_hash, embed_model, embedding, sequence) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant_id, collection, content_hash) DO NOTHING")
                     .bind(new_id())
                     .bind(tenant)
                     .bind(collection)
@@ -287,18 +290,140 @@ impl Store {
                     .bind(ordinal as i64)
                     .bind(&chunk.heading)
                     .bind(&chunk.text)
-                    .bind(hash)
+                    .bind(&hash)
                     .bind(embedder.id())
                     .bind(vector)
+                    .bind(sequence)
                     .execute(&mut *write)
                     .await?;
-                summary.duplicate_chunks += 1 - inserted.rows_affected().min(1);
+                if inserted.rows_affected() == 1 {
+                    sequence += 1;
+                    continue;
+                }
+                summary.duplicate_chunks += 1;
+                sqlx::query("INSERT INTO repetition (document_id, ordinal, tenant_id, collection, content_hash) VALUES ($1, $2, $3, $4, $5)")
+                    .bind(&id)
+                    .bind(ordinal as i64)
+                    .bind(tenant)
+                    .bind(collection)
+                    .bind(&hash)
+                    .execute(&mut *write)
+                    .await?;
             }
         }
         record_event(&mut write, tenant, "knowledge.ingested", collection).await?;
         write.commit().await?;
         Ok(())
     }
+
+    /// Removes documents from a collection, all at once; says how many there were.
+    pub async fn remove_documents(
+        &self,
+        tenant: &str,
+        collection: &str,
+        documents: &[String],
+    ) -> Result<u64, StoreError> {
+        check_name("collection", collection)?;
+        let tenant = self.tenant(tenant).await?;
+        let mut write = self.write().await?;
+        let mut removed = 0;
+        for document in documents {
+            removed += u64::from(remove(&mut write, &tenant, collection, document).await?);
+        }
+        if removed > 0 {
+            record_event(&mut write, &tenant, "knowledge.removed", collection).await?;
+        }
+        write.commit().await?;
+        Ok(removed)
+    }
+
+    /// Every collection with its documents and chunks.
+    pub async fn collections(&self, tenant: &str) -> Result<Vec<(String, i64, i64)>, StoreError> {
+        let tenant = self.tenant(tenant).await?;
+        let find = "SELECT name, (SELECT COUNT(*) FROM document d WHERE d.tenant_id = c.tenant_id AND d.collection = c.name), (SELECT COUNT(*) FROM snippet s WHERE s.tenant_id = c.tenant_id AND s.collection = c.name) FROM collection c WHERE tenant_id = $1 ORDER BY name";
+        Ok(sqlx::query_as(find).bind(tenant).fetch_all(&self.pool).await?)
+    }
+
+    /// The ids of all documents of a collection, in order.
+    pub async fn documents(&self, tenant: &str, collection: &str) -> Result<Vec<String>, StoreError> {
+        let tenant = self.tenant(tenant).await?;
+        let find = "SELECT external_id FROM document WHERE tenant_id = $1 AND collection = $2 ORDER BY external_id";
+        Ok(sqlx::query_scalar(find).bind(tenant).bind(collection).fetch_all(&self.pool).await?)
+    }
+}
+
+/// The first of `count` numbers that no snippet of the collection had before. The row stays locked until the
+/// transaction ends, so numbers become visible in their order.
+async fn take_sequences(
+    write: &mut Transaction<'static, Sqlite>,
+    tenant: &[u8],
+    collection: &str,
+    count: usize,
+) -> Result<i64, StoreError> {
+    sqlx::query("INSERT INTO collection (tenant_id, name, next_sequence) VALUES ($1, $2, 1) ON CONFLICT (tenant_id, name) DO NOTHING")
+        .bind(tenant)
+        .bind(collection)
+        .execute(&mut **write)
+        .await?;
+    let next: i64 = sqlx::query_scalar("UPDATE collection SET next_sequence = next_sequence + $3 WHERE tenant_id = $1 AND name = $2 RETURNING next_sequence")
+        .bind(tenant)
+        .bind(collection)
+        .bind(count as i64)
+        .fetch_one(&mut **write)
+        .await?;
+    Ok(next - count as i64)
+}
+
+/// Removes a document with its chunks. A chunk that another document repeats becomes that document's.
+async fn remove(
+    write: &mut Transaction<'static, Sqlite>,
+    tenant: &[u8],
+    collection: &str,
+    external: &str,
+) -> Result<bool, StoreError> {
+    let find = "SELECT id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3";
+    let id: Option<Vec<u8>> =
+        sqlx::query_scalar(find).bind(tenant).bind(collection).bind(external).fetch_optional(&mut **write).await?;
+    let Some(id) = id else { return Ok(false) };
+    sqlx::query("DELETE FROM repetition WHERE document_id = $1").bind(&id).execute(&mut **write).await?;
+    let chunks: Vec<(Vec<u8>, i64, Vec<u8>)> =
+        sqlx::query_as("SELECT id, sequence, content_hash FROM snippet WHERE document_id = $1 ORDER BY ordinal")
+            .bind(&id)
+            .fetch_all(&mut **write)
+            .await?;
+    for (chunk, sequence, hash) in chunks {
+        sqlx::query("INSERT INTO forgotten (tenant_id, collection, sequence) VALUES ($1, $2, $3)")
+            .bind(tenant)
+            .bind(collection)
+            .bind(sequence)
+            .execute(&mut **write)
+            .await?;
+        let heir: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT document_id, ordinal FROM repetition WHERE tenant_id = $1 AND collection = $2 AND content_hash = $3 ORDER BY document_id, ordinal LIMIT 1")
+            .bind(tenant)
+            .bind(collection)
+            .bind(&hash)
+            .fetch_optional(&mut **write)
+            .await?;
+        let Some((document, ordinal)) = heir else {
+            sqlx::query("DELETE FROM snippet WHERE id = $1").bind(&chunk).execute(&mut **write).await?;
+            continue;
+        };
+        let sequence = take_sequences(write, tenant, collection, 1).await?;
+        sqlx::query("UPDATE snippet SET document_id = $2, ordinal = $3, sequence = $4 WHERE id = $1")
+            .bind(&chunk)
+            .bind(&document)
+            .bind(ordinal)
+            .bind(sequence)
+            .execute(&mut **write)
+            .await?;
+        sqlx::query("DELETE FROM repetition WHERE document_id = $1 AND ordinal = $2")
+            .bind(&document)
+            .bind(ordinal)
+            .execute(&mut **write)
+            .await?;
+    }
+    sqlx::query("DELETE FROM document WHERE id = $1").bind(&id).execute(&mut **write).await?;
+    Ok(true)
 }
 
 /// An ingestion that stopped; what it had committed stays.
@@ -326,7 +451,9 @@ fn prepare(document: Document, hash: Vec<u8>, embedder: &Embedder) -> Prepared {
 
 fn document_hash(document: &Document) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
-    for part in [&document.title, &document.text] {
+    // Documents of stores that knew no payloads keep their hash.
+    let payload = Some(&document.payload).filter(|payload| !payload.is_empty());
+    for part in [&document.title, &document.text].into_iter().chain(payload) {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
     }
     hasher.finalize().as_bytes().to_vec()
@@ -340,8 +467,10 @@ mod tests {
     fn lines_are_read_with_either_name_for_their_id() {
         assert_eq!(
             json_line(r#"{"_id":7,"title":"T","text":"x"}"#).unwrap(),
-            Document { id: "7".into(), title: "T".into(), text: "x".into() }
+            Document { id: "7".into(), title: "T".into(), text: "x".into(), payload: String::new() }
         );
-        assert_eq!(json_line(r#"{"id":"a"}"#).unwrap_err(), "the line has no `text`");
+        assert_eq!(json_line(r#"{"id":"a","text":"","metadata":{"n":1}}"#).unwrap().payload, r#"{"n":1}"#);
+        assert_eq!(json_line(r#"{"id":"a"}"#).unwrap_err(), "there is no `text`");
+        assert_eq!(json_line(r#"{"id":"a","text":"","payload":[]}"#).unwrap_err(), "`payload` must be an object");
     }
 }

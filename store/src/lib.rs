@@ -4,6 +4,7 @@
 //! publisher's signing key, the pepper of key hashes. Writes are transactions; a command that was killed is finished
 //! by running it again.
 
+mod api;
 mod identity;
 mod keys;
 mod knowledge;
@@ -11,6 +12,7 @@ mod prompts;
 mod publish;
 mod schema;
 
+pub use api::router;
 pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};

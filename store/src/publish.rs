@@ -1,19 +1,25 @@
 //! Writes snapshots: content-addressed objects, then one signed manifest.
 //!
 //! Objects are written first and never changed; the manifest is replaced last and at once. A publisher that dies in
-//! between leaves the old manifest in force. A collection whose passages did not change keeps its segment, so nothing
-//! of it travels again.
+//! between leaves the old manifest in force.
+//!
+//! A collection is a row of segments, each a range of sequence numbers. What is new becomes one more segment, so a
+//! write costs what was written and not what is there; what is gone is listed beside them. [`Store::compact`] joins
+//! small segments to larger ones, beside publications, so that there are never many.
 
 use crate::{Identity, Store, StoreError, now, prompts};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
-use sluice_index::{BuildError, build_segment};
+use sluice_index::{BuildError, SegmentWriter};
 use sluice_segment::{
     CollectionEntry, FileEntry, Key, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Prompt, PromptMessage,
     Registry, SegmentEntry, Tenant, Variable, VerifyingKey, encode,
 };
 use sluice_text::{ANALYSER_ID, EmbedError, Embedder, searchable};
 use sqlx::Row;
+use std::collections::HashSet;
+use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A manifest is signed anew when it is older than this, so that edges can tell a quiet publisher from a dead one.
@@ -52,6 +58,8 @@ pub enum PublishError {
     Damaged { hash: ObjectHash, found: ObjectHash },
     #[error("nothing is published yet; run `sluice publish`")]
     Nothing,
+    #[error("the segments changed while they were joined; they are joined with the next publication")]
+    Overtaken,
 }
 
 impl From<sqlx::Error> for PublishError {
@@ -63,6 +71,7 @@ impl From<sqlx::Error> for PublishError {
 impl Store {
     /// Publishes the store's present state to `location`, if it differs from what is published there.
     pub async fn publish(&self, location: Arc<dyn ObjectStore>) -> Result<Publication, PublishError> {
+        let _alone = self.publish_alone().await?;
         let identity = Identity::open(self.folder()).map_err(StoreError::from)?;
         let upto = self.latest_change().await?;
         let trusted = [identity.signing_key.verifying_key()];
@@ -77,27 +86,34 @@ impl Store {
         let (mut built, mut kept) = (0, 0);
         let mut collections = Vec::new();
         let names: Vec<(Vec<u8>, String)> =
-            sqlx::query_as("SELECT DISTINCT tenant_id, collection FROM snippet ORDER BY tenant_id, collection")
+            sqlx::query_as("SELECT tenant_id, name FROM collection ORDER BY tenant_id, name")
                 .fetch_all(&self.pool)
                 .await?;
+        let maker = maker()?;
         for (tenant, name) in names {
             let tenant_hex = hex::encode(&tenant);
-            let id = self.collection_identity(&tenant, &name).await?;
             let old = before
                 .iter()
                 .flat_map(|manifest| &manifest.collections)
                 .find(|entry| entry.tenant == tenant_hex && entry.name == name);
-            let segment = match old.and_then(|entry| entry.segments.iter().find(|segment| segment.id == id)) {
-                Some(segment) => {
-                    kept += 1;
-                    segment.clone()
-                }
-                None => {
-                    built += 1;
-                    self.build(&location, &tenant, &name, id, &mut written).await?
-                }
-            };
-            collections.push(CollectionEntry { tenant: tenant_hex, name, segments: vec![segment] });
+            // What another version of this program built is built anew.
+            let mut segments = old.map(|entry| entry.segments.clone()).unwrap_or_default();
+            segments.retain(|segment| segment.maker == maker);
+            if old.is_some_and(|entry| entry.segments.len() != segments.len()) {
+                segments.clear();
+            }
+            kept += segments.len();
+            let covered = segments.last().map_or(0, |segment| segment.last);
+            if let Some(segment) = self.build(&location, &tenant, &name, covered + 1..u64::MAX, &mut written).await? {
+                built += 1;
+                segments.push(segment);
+            }
+            if segments.is_empty() {
+                continue;
+            }
+            let gone = self.forgotten(&tenant, &name, &(0..covered + 1)).await?;
+            let dead = put_dead(&location, &gone, &mut written).await?;
+            collections.push(CollectionEntry { tenant: tenant_hex, name, segments, dead });
         }
         let same =
             before.as_ref().filter(|manifest| manifest.registry == registry && manifest.collections == collections);
@@ -192,61 +208,229 @@ impl Store {
         Ok(Registry { tenants })
     }
 
-    /// A hash of everything that a segment of this collection is built from.
-    async fn collection_identity(&self, tenant: &[u8], collection: &str) -> Result<String, PublishError> {
-        let rows: Vec<(String, i64, Vec<u8>)> = sqlx::query_as("SELECT d.external_id, s.ordinal, s.content_hash FROM snippet s JOIN document d ON d.id = s.document_id WHERE s.tenant_id = $1 AND s.collection = $2 ORDER BY d.external_id, s.ordinal").bind(tenant).bind(collection).fetch_all(&self.pool).await?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(ANALYSER_ID.as_bytes()).update(Embedder::shipped()?.id().as_bytes()).update(b"segment/1");
-        for (document, ordinal, hash) in rows {
-            hasher
-                .update(&(document.len() as u64).to_le_bytes())
-                .update(document.as_bytes())
-                .update(&ordinal.to_le_bytes())
-                .update(&hash);
-        }
-        Ok(hasher.finalize().to_hex()[..32].to_owned())
+    /// Sequence numbers of `range` that are gone, rising.
+    async fn forgotten(&self, tenant: &[u8], collection: &str, range: &Range<u64>) -> Result<Vec<u64>, PublishError> {
+        let find = "SELECT sequence FROM forgotten WHERE tenant_id = $1 AND collection = $2 AND sequence >= $3 AND sequence < $4 ORDER BY sequence";
+        let found: Vec<i64> = sqlx::query_scalar(find)
+            .bind(tenant)
+            .bind(collection)
+            .bind(range.start as i64)
+            .bind(range.end as i64)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(found.into_iter().map(|sequence| sequence as u64).collect())
     }
 
+    /// Builds a segment of the snippets whose sequence numbers are in `range`; `None` when there are none.
     async fn build(
         &self,
         location: &Arc<dyn ObjectStore>,
         tenant: &[u8],
         collection: &str,
-        id: String,
+        range: Range<u64>,
         written: &mut u64,
-    ) -> Result<SegmentEntry, PublishError> {
+    ) -> Result<Option<SegmentEntry>, PublishError> {
+        let failed = |source| PublishError::Build { collection: collection.to_owned(), source };
         let embedder = Embedder::shipped()?;
-        let rows = sqlx::query("SELECT d.external_id AS document, d.title AS title, s.ordinal AS ordinal, s.heading AS heading, s.text AS text, s.embed_model AS model, s.embedding AS embedding FROM snippet s JOIN document d ON d.id = s.document_id WHERE s.tenant_id = $1 AND s.collection = $2 ORDER BY d.external_id, s.ordinal").bind(tenant).bind(collection).fetch_all(&self.pool).await?;
-        let mut passages = Vec::with_capacity(rows.len());
-        let mut vectors = Vec::with_capacity(rows.len());
-        for row in rows {
-            let passage = Passage {
-                document: row.try_get("document")?,
-                ordinal: row.try_get::<i64, _>("ordinal")? as u32,
-                title: row.try_get("title")?,
-                heading: row.try_get("heading")?,
-                text: row.try_get("text")?,
-                tokens: 0,
-            };
-            // Vectors of another model are of no use beside this one's queries.
-            let vector = match row.try_get::<String, _>("model")? == embedder.id() {
-                true => row.try_get::<Option<Vec<u8>>, _>("embedding")?.map(|bytes| floats(&bytes)),
-                false => embedder.embed(&searchable(&passage.title, &passage.heading, &passage.text)),
-            };
-            passages.push(passage);
-            vectors.push(vector);
+        let maker = maker()?;
+        let mut identity = blake3::Hasher::new();
+        identity.update(maker.as_bytes());
+        let mut making: Option<(tempfile::TempDir, SegmentWriter<'_>)> = None;
+        let mut last = 0;
+        let mut next = range.start as i64;
+        loop {
+            let rows = sqlx::query("SELECT s.sequence AS sequence, d.external_id AS document, d.title AS title, d.payload AS payload, s.ordinal AS ordinal, s.heading AS heading, s.text AS text, s.content_hash AS hash, s.embed_model AS model, s.embedding AS embedding FROM snippet s JOIN document d ON d.id = s.document_id WHERE s.tenant_id = $1 AND s.collection = $2 AND s.sequence >= $3 AND s.sequence < $4 ORDER BY s.sequence LIMIT $5")
+                .bind(tenant)
+                .bind(collection)
+                .bind(next)
+                .bind(i64::try_from(range.end).unwrap_or(i64::MAX))
+                .bind(PAGE)
+                .fetch_all(&self.pool)
+                .await?;
+            let Some(newest) = rows.last() else { break };
+            next = newest.try_get::<i64, _>("sequence")? + 1;
+            if making.is_none() {
+                let folder = tempfile::tempdir()?;
+                let writer = SegmentWriter::create(folder.path(), embedder).map_err(failed)?;
+                making = Some((folder, writer));
+            }
+            let Some((_, writer)) = &mut making else { break };
+            tokio::task::block_in_place(|| -> Result<(), PublishError> {
+                for row in &rows {
+                    let passage = Passage {
+                        sequence: row.try_get::<i64, _>("sequence")? as u64,
+                        print: 0,
+                        document: row.try_get("document")?,
+                        ordinal: row.try_get::<i64, _>("ordinal")? as u32,
+                        title: row.try_get("title")?,
+                        heading: row.try_get("heading")?,
+                        text: row.try_get("text")?,
+                        payload: row.try_get("payload")?,
+                        tokens: 0,
+                    };
+                    // Vectors of another model are of no use beside this one's queries.
+                    let vector = match row.try_get::<&str, _>("model")? == embedder.id() {
+                        true => row.try_get::<Option<&[u8]>, _>("embedding")?.map(floats),
+                        false => embedder.embed(&searchable(passage.title, passage.heading, passage.text)),
+                    };
+                    for part in [passage.document.as_bytes(), row.try_get("hash")?, passage.payload.as_bytes()] {
+                        identity.update(&(part.len() as u64).to_le_bytes()).update(part);
+                    }
+                    identity.update(&passage.sequence.to_le_bytes());
+                    last = passage.sequence;
+                    writer.push(&passage, vector.as_deref()).map_err(failed)?;
+                }
+                Ok(())
+            })?;
         }
-        let count = passages.len() as u64;
-        let folder = tempfile::tempdir()?;
-        let names = tokio::task::block_in_place(|| build_segment(folder.path(), passages, &vectors, embedder))
-            .map_err(|source| PublishError::Build { collection: collection.to_owned(), source })?;
+        let Some((folder, writer)) = making else { return Ok(None) };
+        let passages = writer.len() as u64;
+        let names = tokio::task::block_in_place(|| writer.finish()).map_err(failed)?;
         let mut files = Vec::new();
         for name in names {
             let bytes = std::fs::read(folder.path().join(&name))?;
             files.push(FileEntry { name, object: put_object(location, bytes, written).await? });
         }
-        Ok(SegmentEntry { id, passages: count, files })
+        let id = identity.finalize().to_hex()[..32].to_owned();
+        // A range that ends where its snippets end at present covers all numbers that were given out below it.
+        let last = if range.end == u64::MAX { last } else { range.end - 1 };
+        Ok(Some(SegmentEntry { id, maker, passages, first: range.start, last, files }))
     }
+
+    /// Joins small segments, and writes segments without what is gone from them, one run of segments at a time; says
+    /// whether there was anything to do. Publications go on meanwhile.
+    pub async fn compact(&self, location: Arc<dyn ObjectStore>) -> Result<bool, PublishError> {
+        let identity = Identity::open(self.folder()).map_err(StoreError::from)?;
+        let trusted = [identity.signing_key.verifying_key()];
+        let Some(bytes) = read_manifest(&location).await? else { return Ok(false) };
+        let manifest = Manifest::verify(&bytes, &trusted)?;
+        for entry in &manifest.collections {
+            let Ok(tenant) = hex::decode(&entry.tenant) else { continue };
+            let covered = entry.segments.last().map_or(0, |segment| segment.last);
+            let dead = self.forgotten(&tenant, &entry.name, &(0..covered + 1)).await?;
+            let Some(run) = run_to_join(&entry.segments, &dead) else { continue };
+            let run = &entry.segments[run];
+            let range = run[0].first..run[run.len() - 1].last + 1;
+            // Before the snippets are read: what goes later is still listed as gone.
+            let gone: HashSet<u64> = self.forgotten(&tenant, &entry.name, &range).await?.into_iter().collect();
+            let mut written = 0;
+            let joined = self.build(&location, &tenant, &entry.name, range.clone(), &mut written).await?;
+            self.replace(&location, &identity, entry, run, joined, &gone).await?;
+            let drop = "DELETE FROM forgotten WHERE tenant_id = $1 AND collection = $2 AND sequence = $3";
+            let mut write = self.write().await?;
+            for sequence in gone {
+                sqlx::query(drop).bind(&tenant).bind(&entry.name).bind(sequence as i64).execute(&mut *write).await?;
+            }
+            write.commit().await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Puts `joined` in the place of the segments `run` of the collection `entry`, in whatever is published now.
+    async fn replace(
+        &self,
+        location: &Arc<dyn ObjectStore>,
+        identity: &Identity,
+        entry: &CollectionEntry,
+        run: &[SegmentEntry],
+        joined: Option<SegmentEntry>,
+        gone: &HashSet<u64>,
+    ) -> Result<(), PublishError> {
+        let _alone = self.publish_alone().await?;
+        let bytes = read_manifest(location).await?.ok_or(PublishError::Nothing)?;
+        let mut manifest = Manifest::verify(&bytes, &[identity.signing_key.verifying_key()])?;
+        let ours = |other: &CollectionEntry| other.tenant == entry.tenant && other.name == entry.name;
+        let Some(place) = manifest.collections.iter().position(ours) else { return Err(PublishError::Overtaken) };
+        let now_there = &mut manifest.collections[place];
+        let from = now_there.segments.iter().position(|segment| segment.id == run[0].id);
+        let from = from.filter(|from| now_there.segments.get(*from..from + run.len()) == Some(run));
+        let from = from.ok_or(PublishError::Overtaken)?;
+        now_there.segments.splice(from..from + run.len(), joined);
+        let mut written = 0;
+        match now_there.segments.last().map(|segment| segment.last) {
+            None => drop(manifest.collections.remove(place)),
+            Some(covered) => {
+                let tenant = hex::decode(&entry.tenant).map_err(|error| PublishError::Encode(error.to_string()))?;
+                let mut dead = self.forgotten(&tenant, &entry.name, &(0..covered + 1)).await?;
+                dead.retain(|sequence| !gone.contains(sequence));
+                now_there.dead = put_dead(location, &dead, &mut written).await?;
+            }
+        }
+        manifest.epoch = self.next_epoch(manifest.epoch, self.latest_change().await?).await?;
+        manifest.published_at = now();
+        self.put_manifest(location, &manifest, identity).await
+    }
+
+    /// Removes objects that the published manifest does not name and that are older than an edge could still ask for;
+    /// says how many.
+    pub async fn sweep(&self, location: Arc<dyn ObjectStore>) -> Result<usize, PublishError> {
+        let _alone = self.publish_alone().await?;
+        let Some(bytes) = read_manifest(&location).await? else { return Ok(0) };
+        let trusted = [Identity::open(self.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
+        let manifest = Manifest::verify(&bytes, &trusted)?;
+        let needed: HashSet<ObjectPath> = manifest.objects().map(|object| object_path(object.hash)).collect();
+        let folder = ObjectPath::from("objects");
+        let objects = location.list_with_delimiter(Some(&folder)).await?.objects;
+        let old = |modified: i64| modified < now() - GRACE_MICROSECONDS;
+        let mut removed = 0;
+        for object in objects {
+            if !needed.contains(&object.location) && old(object.last_modified.timestamp_micros()) {
+                location.delete(&object.location).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Waits until nobody else publishes from this data folder, in this process or another.
+    async fn publish_alone(&self) -> Result<File, PublishError> {
+        let file = File::options().create(true).append(true).open(self.folder().join("publish.lock"))?;
+        Ok(tokio::task::block_in_place(|| file.lock().map(|()| file))?)
+    }
+}
+
+/// An edge that read a manifest has so long to fetch what it names, in microseconds.
+const GRACE_MICROSECONDS: i64 = 900_000_000;
+/// Snippets that are read at once.
+const PAGE: i64 = 1_000;
+/// So many neighbouring segments of at most a tier's size become one.
+const RUN: usize = 8;
+/// Sizes in passages; a segment is joined once in each at most.
+const TIERS: [u64; 5] = [256, 4_096, 32_768, 262_144, 2_097_152];
+
+/// Who built a segment: the formats and models that it depends on.
+fn maker() -> Result<String, EmbedError> {
+    Ok(format!("segment/2 {ANALYSER_ID} {}", Embedder::shipped()?.id()))
+}
+
+/// Which neighbouring segments should become one: many small ones, or one of which a third is gone.
+fn run_to_join(segments: &[SegmentEntry], dead: &[u64]) -> Option<Range<usize>> {
+    for tier in TIERS {
+        let small = segments.iter().rev().take_while(|segment| segment.passages <= tier).count();
+        if small >= RUN {
+            return Some(segments.len() - small..segments.len());
+        }
+    }
+    let is_hollow = |segment: &SegmentEntry| {
+        let gone = dead.partition_point(|sequence| *sequence <= segment.last)
+            - dead.partition_point(|sequence| *sequence < segment.first);
+        gone as u64 * 3 >= segment.passages
+    };
+    segments.iter().position(is_hollow).map(|place| place..place + 1)
+}
+
+/// The list of what is gone, as an object; none when nothing is.
+async fn put_dead(
+    location: &Arc<dyn ObjectStore>,
+    dead: &[u64],
+    written: &mut u64,
+) -> Result<Option<ObjectRef>, PublishError> {
+    if dead.is_empty() {
+        return Ok(None);
+    }
+    let bytes = dead.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
+    Ok(Some(put_object(location, bytes, written).await?))
 }
 
 /// Hashes every object of the snapshot that is published at `location`.
@@ -299,4 +483,35 @@ fn fixed<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], PublishError> {
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segments(sizes: &[u64]) -> Vec<SegmentEntry> {
+        let mut first = 1;
+        let entry = |size: &u64| {
+            let last = first + size - 1;
+            let entry = SegmentEntry {
+                id: format!("s{first}"),
+                maker: "m".into(),
+                passages: *size,
+                first,
+                last,
+                files: Vec::new(),
+            };
+            first = last + 1;
+            entry
+        };
+        sizes.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn small_neighbours_are_joined_and_large_ones_stay() {
+        assert_eq!(run_to_join(&segments(&[1_000_000, 60, 60, 60]), &[]), None);
+        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[60; 8]].concat()), &[]), Some(1..9));
+        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[500; 7], &[3]].concat()), &[]), Some(1..9));
+        assert_eq!(run_to_join(&segments(&[30, 30]), &[31, 32, 33, 34, 35, 36, 37, 38, 39, 40]), Some(1..2));
+    }
 }

@@ -4,7 +4,8 @@ use crate::{StoreError, now};
 use sqlx::sqlite::SqlitePool;
 
 /// In order; a released one never changes.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_first.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_sequences.sql")];
 
 pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     let mut write = pool.begin_with("BEGIN IMMEDIATE").await?;

@@ -7,12 +7,14 @@ mod analyse;
 mod chunk;
 mod count;
 mod embed;
+mod print;
 mod render;
 
 pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser};
 pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};
+pub use print::print;
 pub use render::{Message, RenderError, Template, TemplateError, Variables};
 
 /// What both the lexical index and the embedder see of a passage: its title, the headings above it, its text.

@@ -12,7 +12,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
     let keys = table.texts("trusted_keys");
     Snapshot {
         location: location.and_then(|text| checked_location(&mut table, text)),
-        poll_interval: table.milliseconds("poll_interval_milliseconds", 500, DAY_SECONDS * 1_000),
+        poll_interval: table.milliseconds("poll_interval_milliseconds", 250, DAY_SECONDS * 1_000),
         max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
         trusted_keys: keys.into_iter().filter_map(|text| public_key(&mut table, text)).collect(),
     }

@@ -4,13 +4,15 @@
 //! The formats are drawn byte by byte in `docs/formats.md`.
 
 mod archive;
+mod columns;
 mod manifest;
 mod passages;
 mod registry;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
+pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
 pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry};
-pub use passages::{ArchivedPassage, Passage, Passages};
+pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
     ArchivedKey, ArchivedPrompt, ArchivedTenant, Key, Prompt, PromptMessage, Registry, Tenant, Variable,
 };

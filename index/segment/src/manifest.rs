@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const MAGIC: &[u8; 8] = b"SLUICEMF";
 /// Of the payload and the frame around it.
-pub const MANIFEST_FORMAT: u32 = 1;
+pub const MANIFEST_FORMAT: u32 = 2;
 const KEY_AT: usize = 12;
 const SIGNATURE_AT: usize = KEY_AT + 32;
 const PAYLOAD_AT: usize = SIGNATURE_AT + 64;
@@ -39,7 +39,11 @@ pub struct CollectionEntry {
     /// The tenant's id in hexadecimal.
     pub tenant: String,
     pub name: String,
+    /// In order of the passages' sequence numbers; no number is in two of them.
     pub segments: Vec<SegmentEntry>,
+    /// Sequence numbers of passages that are in a segment but no longer in the collection: eight bytes each, rising.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<ObjectRef>,
 }
 
 /// An immutable part of a collection.
@@ -47,7 +51,12 @@ pub struct CollectionEntry {
 pub struct SegmentEntry {
     /// Hash of what the segment was built from; equal ids hold equal passages.
     pub id: String,
+    /// The formats and models that it depends on.
+    pub maker: String,
     pub passages: u64,
+    /// The first and the last sequence number of the range that it covers.
+    pub first: u64,
+    pub last: u64,
     pub files: Vec<FileEntry>,
 }
 
@@ -65,7 +74,8 @@ impl Manifest {
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
         let files =
             self.collections.iter().flat_map(|collection| &collection.segments).flat_map(|segment| &segment.files);
-        std::iter::once(&self.registry).chain(files.map(|file| &file.object))
+        let dead = self.collections.iter().filter_map(|collection| collection.dead.as_ref());
+        std::iter::once(&self.registry).chain(files.map(|file| &file.object)).chain(dead)
     }
 
     /// The manifest's bytes, signed.
@@ -164,12 +174,18 @@ mod tests {
     fn sample() -> Manifest {
         let object = ObjectRef { hash: ObjectHash::of(b"x"), bytes: 1 };
         let file = FileEntry { name: "passages".into(), object: object.clone() };
-        let segment = SegmentEntry { id: "ab".into(), passages: 3, files: vec![file] };
+        let segment =
+            SegmentEntry { id: "ab".into(), maker: "m".into(), passages: 3, first: 1, last: 3, files: vec![file] };
         Manifest {
             epoch: 7,
             published_at: 1,
             registry: object,
-            collections: vec![CollectionEntry { tenant: "00".into(), name: "c".into(), segments: vec![segment] }],
+            collections: vec![CollectionEntry {
+                tenant: "00".into(),
+                name: "c".into(),
+                segments: vec![segment],
+                dead: None,
+            }],
         }
     }
 
