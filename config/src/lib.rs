@@ -217,12 +217,28 @@ pub struct Route {
     pub collections: Vec<String>,
     /// Most tokens of retrieved context.
     pub context_tokens: usize,
+    /// Most tokens of a conversation that leaves, all that Sluice adds included; history gives way to it.
+    pub window_tokens: Option<usize>,
+    /// How history gives way.
+    pub history: History,
+    /// First exchanges of a conversation that stay.
+    pub history_keep_head: usize,
     /// What is taken out of requests.
     pub scrub: Scrub,
     /// Content part types (`image_url`, `input_audio`, `file`) that may leave unread although scrubbing is on.
     pub unscrubbable_parts: Vec<String>,
     /// Path prefixes whose bodies may leave unread although scrubbing is on.
     pub unscrubbable_paths: Vec<String>,
+}
+
+/// How the history of a conversation is made to fit a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum History {
+    /// The oldest exchanges go.
+    #[default]
+    Truncate,
+    /// Exchanges that the last turn does not speak of go.
+    Importance,
 }
 
 /// A provider's model that a route may go to.

@@ -15,7 +15,7 @@ use toml::de::DeValue;
 const SECRET_WORDS: &[&str] = &["key", "secret", "token", "password", "passwd", "credential", "auth", "bearer"];
 
 /// Keys of ours that hold a number, whatever their names announce.
-const NUMBERS: &[&str] = &["context_tokens", "max_output_tokens", "first_token_timeout_milliseconds"];
+const NUMBERS: &[&str] = &["context_tokens", "window_tokens", "max_output_tokens", "first_token_timeout_milliseconds"];
 
 /// Keys of ours whose values are URLs, where credentials get written although they have no place there.
 const URLS: &[&str] = &["base_url", "location", "proxy", "cors_allowed_origins"];

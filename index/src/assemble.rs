@@ -44,25 +44,26 @@ pub fn assemble(hits: &[Hit], budget_tokens: usize, max_passages: usize) -> Asse
     let mut block = Assembled { tokens: FRAME_TOKENS, ..Assembled::default() };
     let mut prints: Vec<u64> = Vec::new();
     for hit in hits {
-        let Some(passage) = hit.passage() else { continue };
         if block.used.len() == max_passages {
             break;
         }
-        if passage.print != 0 && prints.iter().any(|print| (print ^ passage.print).count_ones() <= NEAR_COPY_BITS) {
+        let Some((tokens, print)) = hit.measures() else { continue };
+        if print != 0 && prints.iter().any(|known| (known ^ print).count_ones() <= NEAR_COPY_BITS) {
             block.repeated += 1;
             continue;
         }
-        if block.tokens + passage.tokens as usize > budget_tokens {
+        if block.tokens + tokens as usize > budget_tokens {
             block.dropped += 1;
             continue;
         }
-        block.tokens += passage.tokens as usize;
-        prints.push(passage.print);
+        let Some(passage) = hit.passage() else { continue };
+        block.tokens += tokens as usize;
+        prints.push(print);
         write_source(passage.document, passage.title, passage.heading, passage.text, &mut block.sources);
         block.used.push(Used {
             document: passage.document.to_owned(),
             title: passage.title.to_owned(),
-            tokens: passage.tokens,
+            tokens,
             collection: hit.collection,
             score: hit.score,
             lexical_rank: hit.lexical_rank,
@@ -125,7 +126,7 @@ fn write_attribute(text: &str, out: &mut String) {
 /// Copies `text`; a `<` that begins one of our delimiters becomes `&lt;`.
 fn write_disarmed(text: &str, out: &mut String) {
     let mut plain = 0;
-    for (at, _) in text.match_indices('<') {
+    for at in memchr::memchr_iter(b'<', text.as_bytes()) {
         let rest = text[at + 1..].strip_prefix('/').unwrap_or(&text[at + 1..]);
         let begins = |name: &str| rest.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
         if begins("source") || begins("context-") {

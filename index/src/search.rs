@@ -12,6 +12,7 @@ use sluice_segment::Passage;
 use sluice_text::{Embedder, QueryAnalyser};
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tantivy::Term;
 use tantivy::query::Bm25StatisticsProvider;
 use tantivy::schema::Field;
@@ -87,12 +88,27 @@ impl Hit {
     pub fn passage(&self) -> Option<Passage<'_>> {
         self.segment.passage(self.number)
     }
+
+    /// Tokens and print of the passage.
+    pub(crate) fn measures(&self) -> Option<(u32, u64)> {
+        self.segment.measures(self.number)
+    }
+}
+
+/// What each step of a search took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    pub embed: Duration,
+    pub lexical: Duration,
+    pub vectors: Duration,
+    pub fuse: Duration,
 }
 
 /// An answer, best first.
 #[derive(Clone, Default)]
 pub struct Hits {
     pub hits: Vec<Hit>,
+    pub spent: Spent,
     /// Why the answer is less than it could be, in words for an operator.
     pub degraded: Option<&'static str>,
 }
@@ -143,6 +159,7 @@ impl Library {
     /// Searches; takes tens to hundreds of microseconds and does not wait for anything.
     pub fn search(&self, query: &Query<'_>, embedder: &Embedder) -> Hits {
         let mut degraded = None;
+        let mut spent = Spent::default();
         let mut parts: Vec<(usize, &Part)> = Vec::new();
         for (place, name) in query.collections.iter().enumerate() {
             match self.collection(query.scope, name) {
@@ -156,6 +173,7 @@ impl Library {
         let depth = query.ranking.depth;
         let mut candidates: Vec<Candidate> = Vec::with_capacity(2 * depth);
 
+        let begun = Instant::now();
         let mut top = Top::of(depth);
         let lexical = || -> tantivy::Result<Top> {
             let terms = ANALYSER.with_borrow_mut(|analyser| analyser.terms(query.text));
@@ -177,8 +195,13 @@ impl Library {
             })),
             Err(_) => degraded = Some("lexical_failed"),
         }
+        spent.lexical = begun.elapsed();
 
-        if let Some(vector) = embedder.embed(query.text) {
+        let begun = Instant::now();
+        let vector = embedder.embed(query.text);
+        spent.embed = begun.elapsed();
+        let begun = Instant::now();
+        if let Some(vector) = vector {
             let mut nearest = Top::of(depth);
             for (index, (_, part)) in parts.iter().enumerate() {
                 match part.segment.nearest(&vector, depth, &allowed[index]) {
@@ -195,11 +218,14 @@ impl Library {
                 }
             }
         }
+        spent.vectors = begun.elapsed();
+        let begun = Instant::now();
         let mut hits = fuse(query.ranking, &candidates, &parts);
         if query.ranking.diversity > 0.0 {
             diversify(&mut hits, query.ranking.diversity);
         }
-        Hits { hits, degraded }
+        spent.fuse = begun.elapsed();
+        Hits { hits, spent, degraded }
     }
 }
 

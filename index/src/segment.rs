@@ -175,6 +175,11 @@ impl Segment {
         self.passages.get(number)
     }
 
+    /// Tokens and print of a passage.
+    pub(crate) fn measures(&self, number: u32) -> Option<(u32, u64)> {
+        self.passages.measures(number)
+    }
+
     /// The set of passages with these sequence numbers.
     pub(crate) fn numbers(&self, sequences: impl Iterator<Item = u64>) -> Bits {
         let mut bits = Bits::none(self.len());

@@ -17,6 +17,7 @@ use crate::scrub::{EncodedBody, Scrubbed, scrub};
 use crate::settle::{Tally, settle};
 use crate::trace::{random_hex, traceparent};
 use crate::websocket;
+use crate::window::fit;
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
@@ -102,7 +103,7 @@ async fn journey(
         return Ok(After::Broken);
     }
 
-    let recalled = recall(plan, live);
+    let recalled = recall(fit(plan, live), live);
     tally.done(Step::Recall);
 
     let composed = compose(recalled)?;
@@ -198,6 +199,9 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     if let (Some((alias, _)), Some(version)) = (&composed.recalled.plan.prompt, composed.version) {
         notes.push((note::PROMPT, format!("{alias}@{version}")));
     }
+    if let Some(window) = composed.recalled.plan.window.as_ref().filter(|window| !window.removed.is_empty()) {
+        notes.push((note::HISTORY, format!("kept={} dropped={}", window.kept, window.removed.len())));
+    }
     if let Some(context) = &composed.recalled.context {
         let block = &context.block;
         let mut text = format!(
@@ -249,11 +253,17 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
         .prompt
         .as_ref()
         .map(|(alias, environment)| json!({ "alias": alias, "version": composed.version, "environment": environment }));
+    let window = plan.window.as_ref().map(|window| {
+        json!({
+            "budget_tokens": plan.route.route.window_tokens, "used_tokens": window.tokens, "kept": window.kept,
+            "dropped": window.removed.len(),
+        })
+    });
     let scrub: serde_json::Map<_, _> =
         tally.scrubbed.iter().map(|(kind, count)| (kind.clone(), (*count).into())).collect();
     let answer = json!({
         "request_id": tally.request_id, "route": plan.route.name, "provider": provider, "model": model,
-        "prompt": prompt, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
+        "prompt": prompt, "history": window, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
     });
     Ok(answer.to_string().into_bytes())
 }

@@ -20,6 +20,7 @@ pub mod note {
     pub const EPOCH: HeaderName = HeaderName::from_static("x-sluice-epoch");
     pub const ROUTE: HeaderName = HeaderName::from_static("x-sluice-route");
     pub const PROMPT: HeaderName = HeaderName::from_static("x-sluice-prompt");
+    pub const HISTORY: HeaderName = HeaderName::from_static("x-sluice-history");
     pub const CONTEXT: HeaderName = HeaderName::from_static("x-sluice-context");
     pub const TARGET: HeaderName = HeaderName::from_static("x-sluice-target");
     pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-sluice-attempts");

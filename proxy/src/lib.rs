@@ -45,6 +45,7 @@ mod trace;
 mod tunnel;
 mod upstreams;
 mod websocket;
+mod window;
 
 pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;

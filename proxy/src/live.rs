@@ -5,6 +5,7 @@
 
 use crate::metrics::{Metrics, RouteMeters};
 use crate::upstreams::{Provider as UpstreamProvider, States, Target};
+use crate::window::Measured;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
@@ -31,6 +32,8 @@ pub struct Live {
     pub(crate) http2: HttpConnector,
     states: Arc<States>,
     pub(crate) recalled: moka::sync::Cache<[u8; 32], Arc<Assembled>>,
+    /// Tokens and terms of texts of conversations, by keyed hash.
+    pub(crate) measured: moka::sync::Cache<[u8; 32], Arc<Measured>>,
     /// Keys the hashes of queries, so that a cache key tells nothing outside this process.
     pub(crate) cache_key: [u8; 32],
     pub(crate) pepper: [u8; 32],
@@ -129,6 +132,7 @@ impl Live {
             .max_capacity(recall.cache_max_bytes)
             .time_to_live(recall.cache_time_to_live)
             .build();
+        let recall_bytes = recall.cache_max_bytes;
         let mut cache_key = [0; 32];
         // A predictable key would only make hashes guessable to who can read this process's memory.
         let _ = getrandom::fill(&mut cache_key);
@@ -141,6 +145,10 @@ impl Live {
             http2: HttpConnector::new(Some(ConnectorOptions::new(MAX_IDLE))),
             states,
             recalled,
+            measured: moka::sync::Cache::builder()
+                .weigher(|_, measured: &Arc<Measured>| measured.weight())
+                .max_capacity(recall_bytes)
+                .build(),
             cache_key,
             pepper,
             hash_key: blake3::derive_key("sluice 2026-11 hashed placeholders", &pepper),
@@ -329,6 +337,13 @@ impl PromptEntry {
     }
 }
 
+impl PromptEntry {
+    /// The templates of its messages.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.messages.iter().map(|(_, template)| template.as_str())
+    }
+}
+
 impl RouteEntry {
     fn new(
         name: &str,
@@ -343,6 +358,9 @@ impl RouteEntry {
             });
             made.collect()
         };
+        if route.window_tokens.is_some() {
+            sluice_text::warm_token_counter();
+        }
         let scrub = route.scrub.rules();
         if !scrub.is_empty() {
             // Its tables are twelve megabytes, which an edge that scrubs nothing does not need.

@@ -5,6 +5,7 @@ use crate::head::percent_decode;
 use crate::intake::{Body, EXPLAIN, Intake};
 use crate::live::RouteEntry;
 use crate::refuse::{ErrorCode, Refusal};
+use crate::window::Window;
 use http::HeaderMap;
 use sluice_policies::grant::Assert;
 use sluice_text::Variables;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub variables: Variables,
     pub collections: Vec<String>,
     pub context_tokens: usize,
+    /// What of the conversation leaves, where it did not fit the route's window.
+    pub window: Option<Window>,
     /// Whether the caller only wants to see what would be sent.
     pub explain: bool,
 }
@@ -143,6 +146,7 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         variables: steering.variables.unwrap_or_default(),
         collections,
         context_tokens,
+        window: None,
         explain,
     })
 }

@@ -98,6 +98,10 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
             for span in &texts.spans {
                 scrub_span(envelope, span, rules, &mut vault, &mut splices).map_err(refused)?;
             }
+            // Numbers of placeholders stay what they are, whether their texts leave or not.
+            for range in composed.recalled.plan.window.iter().flat_map(|window| &window.removed) {
+                splices.remove(range.clone());
+            }
             context_homeless = !insert(envelope, &composed, rules, &mut vault, &mut splices).map_err(refused)?;
             Payload::Edited(splices)
         }

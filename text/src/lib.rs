@@ -10,7 +10,7 @@ mod embed;
 mod print;
 mod render;
 
-pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser};
+pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser, term_hashes};
 pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};

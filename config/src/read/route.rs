@@ -3,7 +3,7 @@
 use super::DAY_SECONDS;
 use super::scrub;
 use super::table::{Named, Table, Text};
-use crate::{Route, Target};
+use crate::{History, Route, Target};
 use crate::{hint, schema};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,11 +51,27 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         environment,
         collections: table.texts("collections").into_iter().map(owned).collect(),
         context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
+        window_tokens: table.integer("window_tokens", 256..=100_000_000),
+        history: history(&mut table),
+        history_keep_head: table.integer("history_keep_head", 0..=10_000).unwrap_or(0),
         scrub: scrub::read(&mut table),
         unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
         unscrubbable_paths: paths(&mut table),
     };
     (!route.targets.is_empty()).then_some(route)
+}
+
+fn history(table: &mut Table<'_, '_, '_>) -> History {
+    let Some(name) = table.text("history") else { return History::default() };
+    match name.value {
+        "truncate" => History::Truncate,
+        "importance" => History::Importance,
+        _ => {
+            let message = format!("{} is unknown", table.label("history"));
+            table.fault(name.span, message, "use \"truncate\" or \"importance\"");
+            History::default()
+        }
+    }
 }
 
 fn owned(text: Text<'_>) -> String {

@@ -190,6 +190,17 @@ impl PassageTable {
         })
     }
 
+    /// Tokens and print of a passage, without a look at its texts.
+    pub fn measures(&self, number: u32) -> Option<(u32, u64)> {
+        let number = number as usize;
+        if number >= self.count {
+            return None;
+        }
+        let at = usize::try_from(self.table(0, number)?).ok()?;
+        let tokens = self.map.get(at..at.checked_add(4)?)?;
+        Some((u32::from_le_bytes(tokens.try_into().ok()?), self.table(2, number)?))
+    }
+
     /// The number of the passage with that sequence number.
     pub fn number_of(&self, sequence: u64) -> Option<u32> {
         let (mut low, mut high) = (0, self.count);
@@ -246,6 +257,7 @@ mod tests {
         for number in 0..5u64 {
             let text = "é".repeat(number as usize);
             assert_eq!(table.get(number as u32), Some(sample(number, &text)));
+            assert_eq!(table.measures(number as u32), Some((7, number)));
             assert_eq!(table.number_of(10 + 3 * number), Some(number as u32));
             assert_eq!(table.number_of(11 + 3 * number), None);
         }
@@ -265,7 +277,7 @@ mod tests {
             std::fs::write(&path, &changed).unwrap();
             if let Ok(table) = PassageTable::open(&path) {
                 for number in 0..6 {
-                    let _ = table.get(number);
+                    let _ = (table.get(number), table.measures(number));
                     let _ = table.number_of(u64::from(number) + 10);
                 }
             }

@@ -67,6 +67,15 @@ pub struct TextSpan {
     pub nested: bool,
 }
 
+/// A turn of the user's with all that follows it up to the user's next one: calls of tools stand with their results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// To the beginning of the next exchange; the last one's to the end of its last turn.
+    pub range: Range<usize>,
+    /// The bytes between the quotes of each of its strings.
+    pub strings: Vec<Range<usize>>,
+}
+
 /// Everything that leaves, as [`Envelope::texts`] found it.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
@@ -208,6 +217,37 @@ impl Envelope {
     /// The last turn that the user wrote. One that carries a tool's results belongs to the turn before it.
     fn last_user(&self) -> Option<Value<'_>> {
         self.turns()?.children().filter(|turn| self.is_user(*turn)).last()
+    }
+
+    /// The conversation from the user's first turn on. What stands before belongs to no exchange.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        let mut exchanges: Vec<Exchange> = Vec::new();
+        for turn in self.turns().into_iter().flat_map(|turns| turns.children()) {
+            let span = turn.span();
+            if self.is_user(turn) {
+                if let Some(last) = exchanges.last_mut() {
+                    last.range.end = span.start;
+                }
+                exchanges.push(Exchange { range: span.clone(), strings: Vec::new() });
+            }
+            let Some(last) = exchanges.last_mut() else { continue };
+            last.range.end = span.end;
+            last.strings.extend(strings(turn));
+        }
+        exchanges
+    }
+
+    /// The strings of all that belongs to no exchange: system text, tools, turns before the user's first.
+    pub fn standing(&self) -> Vec<Range<usize>> {
+        let turns = self.turns();
+        let first = turns.and_then(|turns| turns.children().find(|turn| self.is_user(*turn)));
+        let opening = turns.into_iter().flat_map(|turns| turns.children());
+        let opening = opening.take_while(|turn| first.is_none_or(|first| turn.span().start < first.span().start));
+        let is_standing = |member: &Value<'_>| {
+            let is_turns = turns.is_some_and(|turns| turns.span() == member.span());
+            !is_turns && !member.key_is("sluice") && !member.key_is("model")
+        };
+        self.root().children().filter(is_standing).chain(opening).flat_map(strings).collect()
     }
 
     fn is_user(&self, turn: Value<'_>) -> bool {
@@ -475,6 +515,11 @@ fn check_turns(dialect: Dialect, root: Value<'_>) -> Result<(), EnvelopeError> {
         return Err(EnvelopeError::WrongType { field: name, expected: "at least one message" });
     }
     Ok(())
+}
+
+/// The bytes between the quotes of every string in a value.
+fn strings(value: Value<'_>) -> impl Iterator<Item = Range<usize>> {
+    std::iter::once(value).chain(value.descendants()).filter_map(|value| value.inner_span())
 }
 
 fn allows(unread: &[String], part: &str) -> bool {

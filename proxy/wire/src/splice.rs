@@ -14,6 +14,14 @@ impl Splices {
         self.edits.push((range, text.into()));
     }
 
+    /// Takes `range` out, with all edits in it.
+    pub fn remove(&mut self, range: Range<usize>) {
+        self.edits.retain(|(other, _)| {
+            other.start < range.start || other.end > range.end || other.is_empty() && other.start == range.start
+        });
+        self.replace(range, "");
+    }
+
     /// Puts `text` before the byte at `at`.
     pub fn insert(&mut self, at: usize, text: impl Into<String>) {
         self.replace(at..at, text);

@@ -1,0 +1,358 @@
+//! What retrieval finds and what it costs, on one core in one run: quality on judged collections, and microseconds by
+//! step beside plain calls of tantivy and usearch on the very same files.
+
+use clap::Parser;
+use serde_json::Value;
+use sluice_index::{Library, Query, Ranking, Scope, assemble};
+use sluice_state::Follower;
+use sluice_store::{Store, read_publisher_key};
+use sluice_text::{Embedder, analyser};
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tantivy::collector::TopDocs;
+use tantivy::directory::MmapDirectory;
+use tantivy::query::{BooleanQuery, TermQuery};
+use tantivy::schema::{Field, IndexRecordOption};
+use tantivy::tokenizer::{TextAnalyzer, TokenStream};
+use tantivy::{Index, ReloadPolicy, Searcher, Term};
+use usearch::{IndexOptions, MetricKind, ScalarKind};
+
+#[derive(Parser)]
+#[command(about = "Measures retrieval on a published collection")]
+struct Flags {
+    /// The data folder of a store whose one collection is published.
+    #[arg(long)]
+    data: PathBuf,
+    #[arg(long)]
+    collection: String,
+    /// JSON lines of `{"id", "text"}`; made from the collection's own passages if left out.
+    #[arg(long)]
+    queries: Option<PathBuf>,
+    /// Judgements: query, document and grade, separated by tabs, below a head.
+    #[arg(long, requires = "queries")]
+    judgements: Option<PathBuf>,
+}
+
+type Failure = Box<dyn Error>;
+
+/// Questions that are made of a collection without any.
+const QUESTIONS: usize = 400;
+/// Candidates of each side, as the proxy asks for them.
+const DEPTH: usize = 50;
+/// The budget of a block, in tokens, and its most passages, as in the sample's configuration.
+const BUDGET: usize = 1_500;
+const PASSAGES: usize = 12;
+/// How far quality is looked at.
+const DEEP: usize = 100;
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("context: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+struct Question {
+    id: String,
+    text: String,
+}
+
+struct Bench {
+    library: Library,
+    scope: Scope,
+    names: [String; 1],
+    embedder: &'static Embedder,
+}
+
+fn run(flags: &Flags) -> Result<(), Failure> {
+    let embedder = Embedder::shipped()?;
+    embedder.embed("warm");
+    let cache = tempfile::tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (snapshot, tenant, opening) = runtime.block_on(open(flags, cache.path()))?;
+    let scope = Scope::of_tenant(tenant);
+    let bench = Bench { library: snapshot.library, scope, names: [flags.collection.clone()], embedder };
+    let collection = bench.library.collection(scope, &flags.collection).ok_or("there is no such collection")?;
+    println!("{}: {} passages, opened again in {:.1} ms", flags.collection, collection.len(), micros(opening) / 1e3);
+    let folder = std::fs::read_dir(cache.path().join("segments"))?.next().ok_or("no segment")??.path();
+    let plain = Plain::open(&folder, embedder)?;
+    let questions = match &flags.queries {
+        Some(file) => read_questions(file)?,
+        None => bench.own_questions()?,
+    };
+    if let Some(file) = &flags.judgements {
+        bench.quality(&questions, &read_judgements(file)?)?;
+    }
+    bench.cost(&questions, &plain)?;
+    bench.graph(&questions, &plain)
+}
+
+/// The snapshot, opened once to fetch it and once more as an edge opens it when it starts.
+async fn open(flags: &Flags, cache: &Path) -> Result<(sluice_state::Snapshot, [u8; 16], Duration), Failure> {
+    let store = Store::open(&flags.data).await?;
+    let tenant = store.tenant("default").await?.try_into().map_err(|_| "a tenant's id has 16 bytes")?;
+    let objects = flags.data.canonicalize()?.join("objects");
+    let location = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(objects)?);
+    let follower = || -> Result<Follower, Failure> {
+        Ok(Follower::new(location.clone(), cache.to_owned(), vec![read_publisher_key(&flags.data)?])?)
+    };
+    follower()?.poll().await?.ok_or("nothing is published")?;
+    let mut again = follower()?;
+    let begun = Instant::now();
+    let snapshot = again.last_known().ok_or("the snapshot does not open again")?;
+    Ok((snapshot, tenant, begun.elapsed()))
+}
+
+impl Bench {
+    fn search(&self, text: &str, ranking: Ranking) -> sluice_index::Hits {
+        self.library.search(&Query::new(self.scope, &self.names, text).with_ranking(ranking), self.embedder)
+    }
+
+    /// Runs of words out of passages spread over the collection.
+    fn own_questions(&self) -> Result<Vec<Question>, Failure> {
+        let found = self.search("the of and to a in is it for", Ranking { depth: 20_000, ..Ranking::default() });
+        let step = (found.hits.len() / QUESTIONS).max(1);
+        let mut questions = Vec::new();
+        for hit in found.hits.iter().step_by(step) {
+            let Some(passage) = hit.passage() else { continue };
+            let words: Vec<&str> = passage.text.split_whitespace().filter(|word| word.len() > 2).collect();
+            let from = words.len() / 3;
+            if let Some(run) = words.get(from..from + 10) {
+                questions.push(Question { id: passage.document.to_owned(), text: run.join(" ") });
+            }
+        }
+        Ok(questions)
+    }
+
+    /// nDCG@10, recall@10 and recall@100 of words, vectors and both.
+    fn quality(&self, questions: &[Question], judgements: &Judgements) -> Result<(), Failure> {
+        println!("{:<10} {:>8} {:>10} {:>11}", "", "nDCG@10", "recall@10", "recall@100");
+        let mut by_side: Vec<Vec<f64>> = Vec::new();
+        for (name, vector_weight) in [("words", 0.0), ("vectors", 1.0), ("both", Ranking::default().vector_weight)] {
+            let ranking = Ranking { depth: 2 * DEEP, vector_weight, ..Ranking::default() };
+            let mut sums = [0.0; 3];
+            let mut gains = Vec::new();
+            for question in questions {
+                let Some(graded) = judgements.get(&question.id) else { continue };
+                let hits = self.search(&question.text, ranking).hits;
+                let mut seen = HashSet::new();
+                let documents: Vec<String> = hits
+                    .iter()
+                    .filter_map(|hit| hit.passage().map(|passage| passage.document.to_owned()))
+                    .filter(|document| seen.insert(document.clone()))
+                    .take(DEEP)
+                    .collect();
+                let measured = measure(&documents, graded);
+                gains.push(measured[0]);
+                sums.iter_mut().zip(measured).for_each(|(sum, value)| *sum += value);
+            }
+            let count = gains.len() as f64;
+            println!("{name:<10} {:>8.4} {:>10.4} {:>11.4}", sums[0] / count, sums[1] / count, sums[2] / count);
+            by_side.push(gains);
+        }
+        let (low, high) = bootstrap(&by_side[2], &by_side[0]);
+        println!("both − words, nDCG@10, 95 % of paired bootstraps: {low:+.4} to {high:+.4}");
+        Ok(())
+    }
+
+    /// Microseconds of each step and of plain calls, interleaved question by question.
+    fn cost(&self, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
+        const STEPS: [&str; 10] = [
+            "embed",
+            "words",
+            "vectors",
+            "fuse",
+            "assemble",
+            "whole recall",
+            "plain embedding",
+            "plain tantivy",
+            "plain usearch",
+            "plain sum",
+        ];
+        let ranking = Ranking { depth: DEPTH, ..Ranking::default() };
+        let mut times: Vec<Vec<f64>> = vec![Vec::new(); STEPS.len()];
+        for round in 0..3 {
+            for question in questions {
+                let begun = Instant::now();
+                let hits = self.search(&question.text, ranking);
+                let found = Instant::now();
+                let block = assemble(&hits.hits, BUDGET, PASSAGES);
+                let assembled = Instant::now();
+                black_box(block);
+                let spent = hits.spent;
+                let vector = self.embedder.embed(&question.text);
+                let embedded = Instant::now();
+                plain.words(&question.text)?;
+                let worded = Instant::now();
+                if let Some(vector) = &vector {
+                    black_box(plain.vectors.search(vector, DEPTH)?);
+                }
+                let done = Instant::now();
+                // The first round warms pages and branches.
+                if round == 0 {
+                    continue;
+                }
+                let spans = [
+                    spent.embed,
+                    spent.lexical,
+                    spent.vectors,
+                    spent.fuse,
+                    assembled - found,
+                    assembled - begun,
+                    embedded - assembled,
+                    worded - embedded,
+                    done - worded,
+                    done - assembled,
+                ];
+                times.iter_mut().zip(spans).for_each(|(times, span)| times.push(micros(span)));
+            }
+        }
+        println!("{:<16} {:>8} {:>8}   µs, {} questions", "", "p50", "p99", questions.len());
+        for (step, times) in STEPS.iter().zip(&mut times) {
+            times.sort_by(f64::total_cmp);
+            println!("{step:<16} {:>8.1} {:>8.1}", at(times, 0.5), at(times, 0.99));
+        }
+        println!(
+            "whole recall / plain sum: p50 {:.2}, p99 {:.2}",
+            at(&times[5], 0.5) / at(&times[9], 0.5),
+            at(&times[5], 0.99) / at(&times[9], 0.99)
+        );
+        Ok(())
+    }
+
+    /// How much of the exact ten nearest the graph finds.
+    fn graph(&self, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
+        let (mut found, mut wanted) = (0, 0);
+        for question in questions.iter().take(200) {
+            let Some(vector) = self.embedder.embed(&question.text) else { continue };
+            let exact: HashSet<u64> = plain.vectors.exact_search(&vector, 10)?.keys.into_iter().collect();
+            let graph = plain.vectors.search(&vector, 10)?.keys;
+            wanted += exact.len();
+            found += graph.iter().filter(|key| exact.contains(key)).count();
+        }
+        println!("graph recall@10 against exact search: {:.4}", found as f64 / wanted.max(1) as f64);
+        Ok(())
+    }
+}
+
+/// The segment's own files behind plain calls.
+struct Plain {
+    searcher: Searcher,
+    field: Field,
+    analyser: TextAnalyzer,
+    vectors: usearch::Index,
+}
+
+impl Plain {
+    fn open(folder: &Path, embedder: &Embedder) -> Result<Plain, Failure> {
+        let index = Index::open(MmapDirectory::open(folder)?)?;
+        let field = index.schema().get_field("text")?;
+        let searcher = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?.searcher();
+        let options = IndexOptions {
+            dimensions: embedder.dimensions(),
+            metric: MetricKind::Cos,
+            quantization: ScalarKind::BF16,
+            connectivity: 16,
+            expansion_add: 128,
+            expansion_search: 128,
+            multi: false,
+        };
+        let vectors = usearch::Index::new(&options)?;
+        vectors.view(&folder.join("vectors.usearch").to_string_lossy())?;
+        vectors.change_expansion_search(128);
+        Ok(Plain { searcher, field, analyser: analyser(), vectors })
+    }
+
+    /// All words of `text`, OR-ed.
+    fn words(&self, text: &str) -> Result<(), Failure> {
+        let mut analyser = self.analyser.clone();
+        let mut stream = analyser.token_stream(text);
+        let mut terms = Vec::new();
+        while let Some(token) = stream.next() {
+            terms.push(Term::from_field_text(self.field, &token.text));
+        }
+        terms.sort_unstable();
+        terms.dedup();
+        let query =
+            |term| Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs)) as Box<dyn tantivy::query::Query>;
+        let query = BooleanQuery::union(terms.into_iter().map(query).collect());
+        black_box(self.searcher.search(&query, &TopDocs::with_limit(DEPTH).order_by_score())?);
+        Ok(())
+    }
+}
+
+type Judgements = HashMap<String, HashMap<String, f64>>;
+
+/// nDCG@10, recall@10 and recall@100.
+fn measure(documents: &[String], graded: &HashMap<String, f64>) -> [f64; 3] {
+    let discount = |place: usize| 1.0 / (place as f64 + 2.0).log2();
+    let gain: f64 =
+        documents.iter().take(10).enumerate().filter_map(|(place, id)| Some(graded.get(id)? * discount(place))).sum();
+    let mut best: Vec<f64> = graded.values().copied().collect();
+    best.sort_by(|left, right| right.total_cmp(left));
+    let ideal: f64 = best.iter().take(10).enumerate().map(|(place, grade)| grade * discount(place)).sum();
+    let relevant = graded.values().filter(|grade| **grade > 0.0).count().max(1) as f64;
+    let within = |depth: usize| {
+        documents.iter().take(depth).filter(|id| graded.get(*id).is_some_and(|grade| *grade > 0.0)).count() as f64
+    };
+    [gain / ideal.max(f64::MIN_POSITIVE), within(10) / relevant, within(DEEP) / relevant]
+}
+
+/// The middle 95 % of the mean differences of 2,000 resamples.
+fn bootstrap(left: &[f64], right: &[f64]) -> (f64, f64) {
+    let differences: Vec<f64> = left.iter().zip(right).map(|(left, right)| left - right).collect();
+    let mut state = 1u64;
+    let mut means: Vec<f64> = (0..2_000)
+        .map(|_| {
+            let sum: f64 = (0..differences.len())
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    differences[(state >> 33) as usize % differences.len()]
+                })
+                .sum();
+            sum / differences.len() as f64
+        })
+        .collect();
+    means.sort_by(f64::total_cmp);
+    (at(&means, 0.025), at(&means, 0.975))
+}
+
+fn at(sorted: &[f64], share: f64) -> f64 {
+    let place = ((sorted.len() as f64 - 1.0) * share).round() as usize;
+    sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+fn micros(span: Duration) -> f64 {
+    span.as_secs_f64() * 1e6
+}
+
+fn read_questions(file: &Path) -> Result<Vec<Question>, Failure> {
+    let mut questions = Vec::new();
+    for line in std::fs::read_to_string(file)?.lines() {
+        let value: Value = serde_json::from_str(line)?;
+        let text =
+            |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned).ok_or("a question has id and text");
+        questions.push(Question { id: text("id")?, text: text("text")? });
+    }
+    Ok(questions)
+}
+
+fn read_judgements(file: &Path) -> Result<Judgements, Failure> {
+    let mut judgements = Judgements::new();
+    for line in std::fs::read_to_string(file)?.lines().skip(1) {
+        let mut fields = line.split('\t');
+        let (Some(query), Some(document), Some(grade)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        judgements.entry(query.to_owned()).or_default().insert(document.to_owned(), grade.parse()?);
+    }
+    Ok(judgements)
+}
