@@ -25,7 +25,7 @@ CORPUS = SAMPLES / "knowledge/scifact/corpus.jsonl"
 
 # The key that the provider is called with; it must never be seen by a client or in a log.
 PROVIDER_KEY = "provider-secret-7f3a"
-ALL_ASSERTS = "variables,prompt,environment,collections,context_tokens,explain,session,subject,agent"
+ALL_ASSERTS = "variables,prompt,environment,collections,context_tokens,filter,explain,session,subject,agent"
 
 # Every process that is up, so that a failed test can print what the servers said.
 ALIVE = []

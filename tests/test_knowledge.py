@@ -178,9 +178,10 @@ def test_the_api_needs_the_operators_token(up):
         assert answer.status_code == 401 and answer.json()["code"] == "invalid_token"
 
 
-def told(edge, question):
+def told(edge, question, **steering):
     """What would be sent for a question."""
-    answer = edge.send("POST", "/v1/explain", user(question, model="knowing"), edge.key)
+    body = user(question, model="knowing", sluice=steering)
+    answer = edge.send("POST", "/v1/explain", body, edge.key)
     assert answer.status == 200, answer
     return answer.body.decode()
 
@@ -199,3 +200,21 @@ def test_a_write_is_found_within_a_second(up, operator):
     waits.sort()
     note(f"from acknowledgement to hit: median {waits[10] * 1e3:.0f} ms, slowest {waits[-1] * 1e3:.0f} ms")
     assert waits[-2] < 1.0, waits
+
+
+def test_a_request_filters_by_payload_and_hears_of_its_sources(up, operator):
+    documents = [
+        {"id": f"tide {n}", "text": f"The tide table of pier {n} is kept in a drawer.", "payload": {"pier": n}}
+        for n in range(9)
+    ]
+    operator.post("/api/v1/collections/handbook/documents", json={"documents": documents}).raise_for_status()
+    eventually("it is found", lambda: "pier 4" in told(up, "Where is the tide table of pier 4?"), 5)
+    chosen = {"must": [{"key": "pier", "range": {"gte": 6}}]}
+    found = json.loads(told(up, "Where is the tide table?", filter=chosen))["context"]["hits"]
+    assert sorted(hit["id"] for hit in found) == ["tide 6", "tide 7", "tide 8"]
+    body = user("Where is the tide table?", model="knowing")
+    answer = up.send("POST", "/v1/chat/completions", body, up.key, headers={"x-sluice-filter": json.dumps(chosen)})
+    assert answer.status == 200, answer
+    assert sorted(answer.headers["x-sluice-sources"].split(", ")) == ["tide%206", "tide%207", "tide%208"]
+    wrong = up.send("POST", "/v1/chat/completions", body | {"sluice": {"filter": {"must": 1}}}, up.key)
+    assert wrong.status == 400 and "filter.must[0]" in wrong.body.decode()

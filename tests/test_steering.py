@@ -18,6 +18,7 @@ VARIABLES = {"topic": "tents"}
         {"environment": "staging"},
         {"collections": []},
         {"context_tokens": 10},
+        {"filter": {}},
         {"session": "s"},
         {"subject": "s"},
         {"agent": "a"},

@@ -217,6 +217,7 @@ pub struct Route {
     pub collections: Vec<String>,
     /// Most tokens of retrieved context.
     pub context_tokens: usize,
+    pub recall: RecallRanking,
     /// Most tokens of a conversation that leaves, all that Sluice adds included; history gives way to it.
     pub window_tokens: Option<usize>,
     /// How history gives way.
@@ -229,6 +230,30 @@ pub struct Route {
     pub unscrubbable_parts: Vec<String>,
     /// Path prefixes whose bodies may leave unread although scrubbing is on.
     pub unscrubbable_paths: Vec<String>,
+}
+
+/// How a route ranks what is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecallRanking {
+    /// Weight of the vectors; words have the rest.
+    pub vector_weight_percent: u8,
+    pub fusion: RecallFusion,
+    /// How much being unlike what stands above counts against being relevant.
+    pub diversity_percent: u8,
+}
+
+impl Default for RecallRanking {
+    fn default() -> RecallRanking {
+        RecallRanking { vector_weight_percent: 30, fusion: RecallFusion::default(), diversity_percent: 0 }
+    }
+}
+
+/// How what words find and what vectors find become one list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecallFusion {
+    #[default]
+    Score,
+    Rank,
 }
 
 /// How the history of a conversation is made to fit a window.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use sluice_config::{
-    BaseUrl, Config, Environment, History, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall, Route,
-    Scrub, ScrubKind, Secret, Server, Snapshot, Target,
+    BaseUrl, Config, Environment, History, Limits, Log, LogFormat, LogLevel, Provider, ProviderKind, Recall,
+    RecallRanking, Route, Scrub, ScrubKind, Secret, Server, Snapshot, Target,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -104,6 +104,7 @@ fn plain_route() -> Route {
         environment: "production".to_owned(),
         collections: Vec::new(),
         context_tokens: 1_500,
+        recall: RecallRanking::default(),
         window_tokens: None,
         history: History::Truncate,
         history_keep_head: 0,

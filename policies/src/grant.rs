@@ -10,6 +10,7 @@ pub enum Assert {
     Environment,
     Collections,
     ContextTokens,
+    Filter,
     Session,
     Subject,
     Agent,
@@ -18,12 +19,13 @@ pub enum Assert {
 }
 
 impl Assert {
-    pub const ALL: [Assert; 9] = [
+    pub const ALL: [Assert; 10] = [
         Assert::Variables,
         Assert::Prompt,
         Assert::Environment,
         Assert::Collections,
         Assert::ContextTokens,
+        Assert::Filter,
         Assert::Session,
         Assert::Subject,
         Assert::Agent,
@@ -38,6 +40,7 @@ impl Assert {
             Assert::Environment => "environment",
             Assert::Collections => "collections",
             Assert::ContextTokens => "context_tokens",
+            Assert::Filter => "filter",
             Assert::Session => "session",
             Assert::Subject => "subject",
             Assert::Agent => "agent",

@@ -4,7 +4,7 @@ use crate::admit::admit;
 use crate::compose::compose;
 use crate::cors;
 use crate::dispatch::{Outcome, dispatch};
-use crate::head::{Notes, note, percent_decode};
+use crate::head::{Notes, note, percent_decode, percent_encode};
 use crate::identify::{Principal, identify};
 use crate::intake::intake;
 use crate::live::Live;
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde_json::json;
+use sluice_index::Assembled;
 use sluice_policies::limits::Standing;
 use sluice_wire::{Dialect, Family, gemini_model};
 use std::sync::Arc;
@@ -211,6 +212,9 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
             block.dropped,
             context.cache
         );
+        if let Some(sources) = sources(block) {
+            notes.push((note::SOURCES, sources));
+        }
         let homeless = scrubbed.context_homeless.then_some("no_place");
         if let Some(reason) = context.degraded.or(homeless) {
             text.push_str(" degraded=");
@@ -224,6 +228,31 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
         notes.push((note::SCRUBBED, counts.join(",")));
     }
 }
+
+/// The ids of the documents whose passages are in the block, once each, in order, as a header can hold them; what is
+/// too long is cut behind an id.
+fn sources(block: &Assembled) -> Option<String> {
+    let mut listed: Vec<&str> = Vec::new();
+    let mut text = String::new();
+    for used in &block.used {
+        if listed.contains(&used.document.as_str()) {
+            continue;
+        }
+        listed.push(&used.document);
+        let encoded = percent_encode(&used.document);
+        if text.len() + encoded.len() > MAX_SOURCES {
+            break;
+        }
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&encoded);
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// Longest list of sources in a header, in bytes.
+const MAX_SOURCES: usize = 1_024;
 
 /// What would be sent, and why.
 fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {

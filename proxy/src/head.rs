@@ -21,6 +21,7 @@ pub mod note {
     pub const ROUTE: HeaderName = HeaderName::from_static("x-sluice-route");
     pub const PROMPT: HeaderName = HeaderName::from_static("x-sluice-prompt");
     pub const HISTORY: HeaderName = HeaderName::from_static("x-sluice-history");
+    pub const SOURCES: HeaderName = HeaderName::from_static("x-sluice-sources");
     pub const CONTEXT: HeaderName = HeaderName::from_static("x-sluice-context");
     pub const TARGET: HeaderName = HeaderName::from_static("x-sluice-target");
     pub const ATTEMPTS: HeaderName = HeaderName::from_static("x-sluice-attempts");
@@ -74,6 +75,19 @@ pub fn split_key(query: &str) -> (Option<&str>, String) {
         })
         .collect();
     (key, rest.join("&"))
+}
+
+/// A text for a header: everything but visible ASCII, and `%` and `,`, as percent signs with hexadecimal digits.
+pub fn percent_encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' | b',' => out.push_str(&format!("%{byte:02X}")),
+            byte if byte.is_ascii_graphic() => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 /// The text of a path or query; what is not UTF-8 becomes U+FFFD.

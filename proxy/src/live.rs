@@ -9,8 +9,8 @@ use crate::window::Measured;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use sluice_config::{Config, Route};
-use sluice_index::{Assembled, Scope};
+use sluice_config::{Config, RecallFusion, Route};
+use sluice_index::{Assembled, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
@@ -374,6 +374,20 @@ impl RouteEntry {
             fallbacks: targets(&route.fallbacks),
             route: route.clone(),
             meters: OnceLock::new(),
+        }
+    }
+
+    /// How what is found is ranked.
+    pub fn ranking(&self) -> Ranking {
+        let recall = &self.route.recall;
+        Ranking {
+            vector_weight: recall.vector_weight_percent as f32 / 100.0,
+            diversity: recall.diversity_percent as f32 / 100.0,
+            fusion: match recall.fusion {
+                RecallFusion::Score => Fusion::Score,
+                RecallFusion::Rank => Fusion::Rank,
+            },
+            ..Ranking::default()
         }
     }
 

@@ -7,6 +7,7 @@ use crate::live::RouteEntry;
 use crate::refuse::{ErrorCode, Refusal};
 use crate::window::Window;
 use http::HeaderMap;
+use sluice_index::Filter;
 use sluice_policies::grant::Assert;
 use sluice_text::Variables;
 use sluice_wire::{Dialect, gemini_model};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub variables: Variables,
     pub collections: Vec<String>,
     pub context_tokens: usize,
+    /// Which documents may be found, by their payload.
+    pub filter: Filter,
     /// What of the conversation leaves, where it did not fit the route's window.
     pub window: Option<Window>,
     /// Whether the caller only wants to see what would be sent.
@@ -44,6 +47,7 @@ struct Steering {
     variables: Option<Variables>,
     collections: Option<Vec<String>>,
     context_tokens: Option<usize>,
+    filter: Filter,
     session: Option<String>,
 }
 
@@ -146,6 +150,7 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         variables: steering.variables.unwrap_or_default(),
         collections,
         context_tokens,
+        filter: steering.filter,
         window: None,
         explain,
     })
@@ -214,6 +219,10 @@ impl Steering {
                 Assert::ContextTokens => {
                     self.context_tokens = Some(value.as_u64().ok_or_else(|| wrong("a number of tokens"))? as usize)
                 }
+                Assert::Filter => {
+                    self.filter =
+                        Filter::parse(&value).map_err(|fault| invalid(format!("`sluice.filter`: {fault}")))?;
+                }
                 Assert::Session => self.session = Some(text()?),
                 // Accepted so that programs can send them already; subjects and agents have no state yet.
                 Assert::Subject | Assert::Agent => drop(text()?),
@@ -255,6 +264,12 @@ impl Steering {
         }
         if let Some(collections) = header("x-sluice-collections", Assert::Collections)? {
             self.collections = Some(collections.split(',').map(|name| name.trim().to_owned()).collect());
+        }
+        if let Some(filter) = header("x-sluice-filter", Assert::Filter)? {
+            let invalid =
+                |fault: String| Refusal::new(ErrorCode::InvalidRequest, format!("`x-sluice-filter`: {fault}"));
+            let value = serde_json::from_str(&filter).map_err(|_| invalid("it must be a JSON object".to_owned()))?;
+            self.filter = Filter::parse(&value).map_err(invalid)?;
         }
         if let Some(tokens) = header("x-sluice-context-tokens", Assert::ContextTokens)? {
             self.context_tokens =

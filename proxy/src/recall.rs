@@ -3,7 +3,7 @@
 use crate::intake::Body;
 use crate::live::{Live, now_microseconds};
 use crate::plan::Plan;
-use sluice_index::{Assembled, Query, Ranking, Scope, assemble};
+use sluice_index::{Assembled, Fusion, Query, Ranking, Scope, assemble};
 use sluice_state::Snapshot;
 use std::sync::Arc;
 
@@ -47,9 +47,10 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
     };
     let scope = plan.admitted.principal.key.scope;
     let missing = plan.collections.iter().any(|name| snapshot.library.collection(scope, name).is_none());
-    let key = cache_key(&plan, scope, snapshot, &query, &live.cache_key);
+    let ranking = plan.route.ranking();
+    let key = cache_key(&plan, ranking, scope, snapshot, &query, &live.cache_key);
     let entry = live.recalled.entry(key).or_insert_with(|| {
-        let asked = Query::new(scope, &plan.collections, &query);
+        let asked = Query::new(scope, &plan.collections, &query).with_ranking(ranking).with_filter(plan.filter.clone());
         let hits = snapshot.library.search(&asked, snapshot.embedder);
         Arc::new(assemble(&hits.hits, plan.context_tokens, MAX_PASSAGES))
     });
@@ -64,7 +65,14 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
 }
 
 /// Everything that a result depends on: scope, the collections' segments, policy, embedder, time bucket, query.
-fn cache_key(plan: &Plan, scope: Scope, snapshot: &Snapshot, query: &str, secret: &[u8; 32]) -> [u8; 32] {
+fn cache_key(
+    plan: &Plan,
+    ranking: Ranking,
+    scope: Scope,
+    snapshot: &Snapshot,
+    query: &str,
+    secret: &[u8; 32],
+) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(secret);
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -75,9 +83,12 @@ fn cache_key(plan: &Plan, scope: Scope, snapshot: &Snapshot, query: &str, secret
         part(name.as_bytes());
         part(snapshot.library.collection(scope, name).map_or(&[][..], |collection| collection.version()));
     }
-    let ranking = Ranking::default();
     part(&[plan.context_tokens.to_le_bytes(), ranking.depth.to_le_bytes(), MAX_PASSAGES.to_le_bytes()].concat());
-    part(&ranking.vector_weight.to_le_bytes());
+    part(&[ranking.vector_weight.to_le_bytes(), ranking.diversity.to_le_bytes()].concat());
+    part(&[u8::from(ranking.fusion == Fusion::Rank)]);
+    if !plan.filter.is_empty() {
+        part(format!("{:?}", plan.filter).as_bytes());
+    }
     part(snapshot.embedder.id().as_bytes());
     part(&(now_microseconds() / BUCKET_MICROSECONDS).to_le_bytes());
     part(query.as_bytes());

@@ -3,7 +3,7 @@
 use super::DAY_SECONDS;
 use super::scrub;
 use super::table::{Named, Table, Text};
-use crate::{History, Route, Target};
+use crate::{History, RecallFusion, RecallRanking, Route, Target};
 use crate::{hint, schema};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,6 +51,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         environment,
         collections: table.texts("collections").into_iter().map(owned).collect(),
         context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
+        recall: recall(&mut table),
         window_tokens: table.integer("window_tokens", 256..=100_000_000),
         history: history(&mut table),
         history_keep_head: table.integer("history_keep_head", 0..=10_000).unwrap_or(0),
@@ -59,6 +60,23 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         unscrubbable_paths: paths(&mut table),
     };
     (!route.targets.is_empty()).then_some(route)
+}
+
+fn recall(table: &mut Table<'_, '_, '_>) -> RecallRanking {
+    let default = RecallRanking::default();
+    let weight = table.integer("recall_vector_weight_percent", 0..=100).unwrap_or(default.vector_weight_percent);
+    let diversity = table.integer("recall_diversity_percent", 0..=100).unwrap_or(default.diversity_percent);
+    let fusion = match table.text("recall_fusion") {
+        None => default.fusion,
+        Some(name) if name.value == "score" => RecallFusion::Score,
+        Some(name) if name.value == "rank" => RecallFusion::Rank,
+        Some(name) => {
+            let message = format!("{} is unknown", table.label("recall_fusion"));
+            table.fault(name.span, message, "use \"score\" or \"rank\"");
+            default.fusion
+        }
+    };
+    RecallRanking { vector_weight_percent: weight, fusion, diversity_percent: diversity }
 }
 
 fn history(table: &mut Table<'_, '_, '_>) -> History {
