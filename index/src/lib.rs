@@ -19,5 +19,5 @@ pub use build::{BuildError, SegmentFiles, SegmentWriter};
 pub use filter::Filter;
 pub use history::{HALF_LIFE, Spoken, Strategy, keep};
 pub use library::{Collection, Library, Scope};
-pub use search::{Fusion, Hit, Hits, Query, Ranking, Spent};
+pub use search::{Fusion, Hit, Hits, Query, Ranking};
 pub use segment::{OpenError, Segment};

@@ -6,13 +6,12 @@
 
 use crate::filter::Filter;
 use crate::library::{Library, Part, Scope};
-use crate::segment::{Segment, cosine};
+use crate::segment::{Allowed, Segment, cosine};
 use crate::top::Top;
 use sluice_segment::Passage;
 use sluice_text::{Embedder, QueryAnalyser};
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tantivy::Term;
 use tantivy::query::Bm25StatisticsProvider;
 use tantivy::schema::Field;
@@ -31,7 +30,7 @@ pub enum Fusion {
 pub struct Ranking {
     /// Candidates that each side gives at most.
     pub depth: usize,
-    /// Weight of the vectors; BM25 has the rest.
+    /// Weight of the vectors; BM25 has the rest. A side without weight is not asked.
     pub vector_weight: f32,
     pub fusion: Fusion,
     /// How much being unlike what stands above counts against being relevant: maximal marginal relevance (Carbonell,
@@ -95,20 +94,10 @@ impl Hit {
     }
 }
 
-/// What each step of a search took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
-    pub embed: Duration,
-    pub lexical: Duration,
-    pub vectors: Duration,
-    pub fuse: Duration,
-}
-
 /// An answer, best first.
 #[derive(Clone, Default)]
 pub struct Hits {
     pub hits: Vec<Hit>,
-    pub spent: Spent,
     /// Why the answer is less than it could be, in words for an operator.
     pub degraded: Option<&'static str>,
 }
@@ -159,7 +148,6 @@ impl Library {
     /// Searches; takes tens to hundreds of microseconds and does not wait for anything.
     pub fn search(&self, query: &Query<'_>, embedder: &Embedder) -> Hits {
         let mut degraded = None;
-        let mut spent = Spent::default();
         let mut parts: Vec<(usize, &Part)> = Vec::new();
         for (place, name) in query.collections.iter().enumerate() {
             match self.collection(query.scope, name) {
@@ -172,35 +160,18 @@ impl Library {
         let allowed: Vec<_> = parts.iter().map(|(_, part)| part.allowed(&query.filter)).collect();
         let depth = query.ranking.depth;
         let mut candidates: Vec<Candidate> = Vec::with_capacity(2 * depth);
-
-        let begun = Instant::now();
-        let mut top = Top::of(depth);
-        let lexical = || -> tantivy::Result<Top> {
-            let terms = ANALYSER.with_borrow_mut(|analyser| analyser.terms(query.text));
-            let statistics = statistics(&parts, &terms)?;
-            let terms: Vec<Term> = statistics.terms.iter().map(|(term, _)| term.clone()).collect();
-            if !terms.is_empty() {
-                for (index, (_, part)) in parts.iter().enumerate() {
-                    part.segment.lexical(&terms, &statistics, &allowed[index], index, &mut top)?;
-                }
+        if query.ranking.vector_weight < 1.0 {
+            match by_words(query.text, &parts, &allowed, depth) {
+                Ok(top) => candidates.extend(top.into_best().map(|(score, part, number)| Candidate {
+                    part,
+                    number,
+                    lexical: Some(score),
+                    vector: None,
+                })),
+                Err(_) => degraded = Some("lexical_failed"),
             }
-            Ok(top)
-        };
-        match lexical() {
-            Ok(top) => candidates.extend(top.into_best().map(|(score, part, number)| Candidate {
-                part,
-                number,
-                lexical: Some(score),
-                vector: None,
-            })),
-            Err(_) => degraded = Some("lexical_failed"),
         }
-        spent.lexical = begun.elapsed();
-
-        let begun = Instant::now();
-        let vector = embedder.embed(query.text);
-        spent.embed = begun.elapsed();
-        let begun = Instant::now();
+        let vector = if query.ranking.vector_weight > 0.0 { embedder.embed(query.text) } else { None };
         if let Some(vector) = vector {
             let mut nearest = Top::of(depth);
             for (index, (_, part)) in parts.iter().enumerate() {
@@ -218,15 +189,27 @@ impl Library {
                 }
             }
         }
-        spent.vectors = begun.elapsed();
-        let begun = Instant::now();
         let mut hits = fuse(query.ranking, &candidates, &parts);
         if query.ranking.diversity > 0.0 {
             diversify(&mut hits, query.ranking.diversity);
         }
-        spent.fuse = begun.elapsed();
-        Hits { hits, spent, degraded }
+        Hits { hits, degraded }
     }
+}
+
+/// The best by BM25 over all parts.
+fn by_words(text: &str, parts: &[(usize, &Part)], allowed: &[Allowed], depth: usize) -> tantivy::Result<Top> {
+    let mut top = Top::of(depth);
+    let terms = ANALYSER.with_borrow_mut(|analyser| analyser.terms(text));
+    let statistics = statistics(parts, &terms)?;
+    let terms: Vec<Term> = statistics.terms.iter().map(|(term, _)| term.clone()).collect();
+    if terms.is_empty() {
+        return Ok(top);
+    }
+    for (index, (_, part)) in parts.iter().enumerate() {
+        part.segment.lexical(&terms, &statistics, &allowed[index], index, &mut top)?;
+    }
+    Ok(top)
 }
 
 /// Counts over all parts, for the query's rarest terms.

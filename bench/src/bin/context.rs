@@ -10,6 +10,7 @@ use sluice_text::{Embedder, analyser};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::hint::black_box;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -73,6 +74,7 @@ struct Bench {
 }
 
 fn run(flags: &Flags) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
     let embedder = Embedder::shipped()?;
     embedder.embed("warm");
     let cache = tempfile::tempdir()?;
@@ -81,7 +83,13 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let scope = Scope::of_tenant(tenant);
     let bench = Bench { library: snapshot.library, scope, names: [flags.collection.clone()], embedder };
     let collection = bench.library.collection(scope, &flags.collection).ok_or("there is no such collection")?;
-    println!("{}: {} passages, opened again in {:.1} ms", flags.collection, collection.len(), micros(opening) / 1e3);
+    writeln!(
+        out,
+        "{}: {} passages, opened again in {:.1} ms",
+        flags.collection,
+        collection.len(),
+        micros(opening) / 1e3
+    )?;
     let folder = std::fs::read_dir(cache.path().join("segments"))?.next().ok_or("no segment")??.path();
     let plain = Plain::open(&folder, embedder)?;
     let questions = match &flags.queries {
@@ -89,10 +97,10 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         None => bench.own_questions()?,
     };
     if let Some(file) = &flags.judgements {
-        bench.quality(&questions, &read_judgements(file)?)?;
+        bench.quality(&mut out, &questions, &read_judgements(file)?)?;
     }
-    bench.cost(&questions, &plain)?;
-    bench.graph(&questions, &plain)
+    bench.cost(&mut out, &questions, &plain)?;
+    bench.graph(&mut out, &questions, &plain)
 }
 
 /// The snapshot, opened once to fetch it and once more as an edge opens it when it starts.
@@ -133,8 +141,8 @@ impl Bench {
     }
 
     /// nDCG@10, recall@10 and recall@100 of words, vectors and both.
-    fn quality(&self, questions: &[Question], judgements: &Judgements) -> Result<(), Failure> {
-        println!("{:<10} {:>8} {:>10} {:>11}", "", "nDCG@10", "recall@10", "recall@100");
+    fn quality(&self, out: &mut impl Write, questions: &[Question], judgements: &Judgements) -> Result<(), Failure> {
+        writeln!(out, "{:<10} {:>8} {:>10} {:>11}", "", "nDCG@10", "recall@10", "recall@100")?;
         let mut by_side: Vec<Vec<f64>> = Vec::new();
         for (name, vector_weight) in [("words", 0.0), ("vectors", 1.0), ("both", Ranking::default().vector_weight)] {
             let ranking = Ranking { depth: 2 * DEEP, vector_weight, ..Ranking::default() };
@@ -155,81 +163,56 @@ impl Bench {
                 sums.iter_mut().zip(measured).for_each(|(sum, value)| *sum += value);
             }
             let count = gains.len() as f64;
-            println!("{name:<10} {:>8.4} {:>10.4} {:>11.4}", sums[0] / count, sums[1] / count, sums[2] / count);
+            writeln!(out, "{name:<10} {:>8.4} {:>10.4} {:>11.4}", sums[0] / count, sums[1] / count, sums[2] / count)?;
             by_side.push(gains);
         }
         let (low, high) = bootstrap(&by_side[2], &by_side[0]);
-        println!("both − words, nDCG@10, 95 % of paired bootstraps: {low:+.4} to {high:+.4}");
+        writeln!(out, "both − words, nDCG@10, 95 % of paired bootstraps: {low:+.4} to {high:+.4}")?;
         Ok(())
     }
 
     /// Microseconds of each step and of plain calls, interleaved question by question.
-    fn cost(&self, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
-        const STEPS: [&str; 10] = [
-            "embed",
-            "words",
-            "vectors",
-            "fuse",
-            "assemble",
-            "whole recall",
-            "plain embedding",
-            "plain tantivy",
-            "plain usearch",
-            "plain sum",
-        ];
-        let ranking = Ranking { depth: DEPTH, ..Ranking::default() };
+    fn cost(&self, out: &mut impl Write, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
+        const STEPS: [&str; 8] =
+            ["embed", "words", "vectors", "assemble", "whole recall", "plain tantivy", "plain usearch", "plain sum"];
+        let both = Ranking { depth: DEPTH, ..Ranking::default() };
         let mut times: Vec<Vec<f64>> = vec![Vec::new(); STEPS.len()];
         for round in 0..3 {
             for question in questions {
-                let begun = Instant::now();
-                let hits = self.search(&question.text, ranking);
-                let found = Instant::now();
-                let block = assemble(&hits.hits, BUDGET, PASSAGES);
-                let assembled = Instant::now();
-                black_box(block);
-                let spent = hits.spent;
-                let vector = self.embedder.embed(&question.text);
-                let embedded = Instant::now();
-                plain.words(&question.text)?;
-                let worded = Instant::now();
-                if let Some(vector) = &vector {
-                    black_box(plain.vectors.search(vector, DEPTH)?);
-                }
-                let done = Instant::now();
+                let text = &question.text;
+                let (embed, vector) = timed(|| self.embedder.embed(text));
+                let (words, _) = timed(|| self.search(text, Ranking { vector_weight: 0.0, ..both }));
+                let (vectors, _) = timed(|| self.search(text, Ranking { vector_weight: 1.0, ..both }));
+                let (recall, hits) = timed(|| self.search(text, both));
+                let (assembling, _) = timed(|| assemble(&hits.hits, BUDGET, PASSAGES));
+                let (tantivy, found) = timed(|| plain.words(text));
+                found?;
+                let (usearch, found) = timed(|| vector.map(|vector| plain.vectors.search(&vector, DEPTH)));
+                found.transpose()?;
                 // The first round warms pages and branches.
-                if round == 0 {
-                    continue;
+                if round > 0 {
+                    let sum = embed + tantivy + usearch;
+                    let spent = [embed, words, vectors - embed, assembling, recall + assembling, tantivy, usearch, sum];
+                    times.iter_mut().zip(spent).for_each(|(times, spent)| times.push(spent));
                 }
-                let spans = [
-                    spent.embed,
-                    spent.lexical,
-                    spent.vectors,
-                    spent.fuse,
-                    assembled - found,
-                    assembled - begun,
-                    embedded - assembled,
-                    worded - embedded,
-                    done - worded,
-                    done - assembled,
-                ];
-                times.iter_mut().zip(spans).for_each(|(times, span)| times.push(micros(span)));
             }
         }
-        println!("{:<16} {:>8} {:>8}   µs, {} questions", "", "p50", "p99", questions.len());
+        writeln!(out, "{:<16} {:>8} {:>8}   µs, {} questions", "", "p50", "p99", questions.len())?;
         for (step, times) in STEPS.iter().zip(&mut times) {
             times.sort_by(f64::total_cmp);
-            println!("{step:<16} {:>8.1} {:>8.1}", at(times, 0.5), at(times, 0.99));
+            writeln!(out, "{step:<16} {:>8.1} {:>8.1}", at(times, 0.5), at(times, 0.99))?;
         }
-        println!(
+        writeln!(
+            out,
             "whole recall / plain sum: p50 {:.2}, p99 {:.2}",
-            at(&times[5], 0.5) / at(&times[9], 0.5),
-            at(&times[5], 0.99) / at(&times[9], 0.99)
-        );
+            at(&times[4], 0.5) / at(&times[7], 0.5),
+            at(&times[4], 0.99) / at(&times[7], 0.99)
+        )?;
         Ok(())
     }
 
     /// How much of the exact ten nearest the graph finds.
-    fn graph(&self, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
+    fn graph(&self, out: &mut impl Write, questions: &[Question], plain: &Plain) -> Result<(), Failure> {
         let (mut found, mut wanted) = (0, 0);
         for question in questions.iter().take(200) {
             let Some(vector) = self.embedder.embed(&question.text) else { continue };
@@ -238,7 +221,7 @@ impl Bench {
             wanted += exact.len();
             found += graph.iter().filter(|key| exact.contains(key)).count();
         }
-        println!("graph recall@10 against exact search: {:.4}", found as f64 / wanted.max(1) as f64);
+        writeln!(out, "graph recall@10 against exact search: {:.4}", found as f64 / wanted.max(1) as f64)?;
         Ok(())
     }
 }
@@ -328,6 +311,13 @@ fn bootstrap(left: &[f64], right: &[f64]) -> (f64, f64) {
 fn at(sorted: &[f64], share: f64) -> f64 {
     let place = ((sorted.len() as f64 - 1.0) * share).round() as usize;
     sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+/// Microseconds, and what came of them.
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let begun = Instant::now();
+    let done = black_box(work());
+    (micros(begun.elapsed()), done)
 }
 
 fn micros(span: Duration) -> f64 {
