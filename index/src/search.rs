@@ -119,8 +119,10 @@ thread_local! {
 const MAX_TERMS: usize = 32;
 
 /// Postings that a query's terms may have together, beyond its rarest [`SURE_TERMS`]: the commonest terms of a long
-/// query cost the most and tell the least.
-const MAX_POSTINGS: u64 = 400_000;
+/// query cost the most and tell the least. In 100,000 passages of Debian's documentation, questions of ten words find
+/// their passage first in 94.3 of 100 cases instead of 95.0 with twice as many, for 60 % of the time at the 99th
+/// percentile.
+const MAX_POSTINGS: u64 = 50_000;
 const SURE_TERMS: usize = 4;
 
 /// Statistics over all parts of a query, so that a passage scores the same in whichever segment it stands.

@@ -96,6 +96,9 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         Some(file) => read_questions(file)?,
         None => bench.own_questions()?,
     };
+    if flags.queries.is_none() {
+        bench.known_items(&mut out, &questions)?;
+    }
     if let Some(file) = &flags.judgements {
         bench.quality(&mut out, &questions, &read_judgements(file)?)?;
     }
@@ -138,6 +141,25 @@ impl Bench {
             }
         }
         Ok(questions)
+    }
+
+    /// How often the passage that a question was made of is found.
+    fn known_items(&self, out: &mut impl Write, questions: &[Question]) -> Result<(), Failure> {
+        for (name, vector_weight) in [("words", 0.0), ("vectors", 1.0), ("both", Ranking::default().vector_weight)] {
+            let (mut first, mut ten) = (0, 0);
+            for question in questions {
+                let hits =
+                    self.search(&question.text, Ranking { depth: DEPTH, vector_weight, ..Ranking::default() }).hits;
+                let is_it =
+                    |hit: &sluice_index::Hit| hit.passage().is_some_and(|passage| passage.document == question.id);
+                let place = hits.iter().take(10).position(is_it);
+                first += usize::from(place == Some(0));
+                ten += usize::from(place.is_some());
+            }
+            let count = questions.len() as f64;
+            writeln!(out, "known item, {name:<8} first {:.4}, in ten {:.4}", first as f64 / count, ten as f64 / count)?;
+        }
+        Ok(())
     }
 
     /// nDCG@10, recall@10 and recall@100 of words, vectors and both.
