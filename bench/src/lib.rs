@@ -6,4 +6,5 @@
 
 pub mod journey;
 pub mod load;
+pub mod measure;
 pub mod mock;

@@ -1,6 +1,7 @@
 //! The `sluice` binary: one file per subcommand. Each loads, builds, waits and prints; what it means is elsewhere.
 
 mod admin;
+mod bench;
 mod check;
 mod edge;
 mod forget;
@@ -63,6 +64,8 @@ enum Command {
     Scrub(scrub::Scrub),
     /// Hash every published object again.
     Verify(verify::Verify),
+    /// Measure how long answers take, and what one server adds to another.
+    Bench(Box<bench::Bench>),
     /// Run the built-in provider alone.
     Mock(Box<mock::Mock>),
 }
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         Command::Publish(command) => block_on(command.run(context)),
         Command::Search(command) => block_on(command.run(context)),
         Command::Verify(command) => block_on(command.run(context)),
+        Command::Bench(command) => block_on(command.run()),
         Command::Mock(command) => block_on(command.run()),
     };
     outcome.unwrap_or_else(|error| {
