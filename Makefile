@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench bench-scrub soak fuzz tools
+.PHONY: run test lint build bench bench-context bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -27,6 +27,11 @@ build: tools
 bench: tools
 	$(CARGO) build --profile dist --package sluice --package sluice-bench
 	./target/dist/journey --sluice target/dist/sluice --floor target/dist/floor --corpus samples/knowledge/scifact/corpus.jsonl --queries samples/scifact/queries.jsonl --out target/bench/journey.json
+
+# Quality and cost of retrieval; downloads Debian packages into target/bench the first time.
+bench-context: tools
+	$(CARGO) build --profile dist --package sluice --package sluice-bench
+	bench/context
 
 bench-scrub: tools
 	$(CARGO) build --profile dist --package sluice-bench --bin scrub
