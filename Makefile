@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench bench-context bench-scrub soak fuzz tools
+.PHONY: run test lint build bench race bench-context bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -32,6 +32,11 @@ bench: tools
 bench-context: tools
 	$(CARGO) build --profile dist --package sluice --package sluice-bench
 	bench/context
+
+# The same work through nginx, LiteLLM and Portkey, which are installed below target/bench/race.
+race: tools
+	$(CARGO) build --profile dist --package sluice --package sluice-bench
+	python3 bench/race.py
 
 bench-scrub: tools
 	$(CARGO) build --profile dist --package sluice-bench --bin scrub

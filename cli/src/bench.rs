@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[derive(Args)]
 pub struct Bench {
-    /// A server: NAME=BASE_URL[,key-env=VARIABLE][,model=MODEL]. The first is what the others are compared with.
+    /// A server: NAME=BASE_URL[,key-env=VARIABLE][,model=MODEL][,header=NAME:VALUE]. The first is what the others are compared with.
     #[arg(long = "target", required = true, value_name = "TARGET")]
     targets: Vec<Target>,
     /// Requests a second, sent at their times whatever the server does; `50..500` rises evenly.

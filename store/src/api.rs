@@ -34,7 +34,7 @@ pub fn router(store: Store, tenant: String, token: [u8; 32]) -> Router {
         .route("/api/v1/collections/{collection}/documents", post(upsert))
         .route("/api/v1/collections/{collection}/documents/delete", post(remove_many))
         .route("/api/v1/collections/{collection}/documents/{*document}", delete(remove_one))
-        .layer(middleware::from_fn_with_state(api.clone(), authorize))
+        .route_layer(middleware::from_fn_with_state(api.clone(), authorize))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }

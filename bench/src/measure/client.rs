@@ -4,7 +4,7 @@ use super::outcome::{Answer, Fault, micros};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// A server to be measured: `NAME=BASE_URL[,key-env=VARIABLE][,model=MODEL]`.
+/// A server to be measured: `NAME=BASE_URL[,key-env=VARIABLE][,model=MODEL][,header=NAME:VALUE]…`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     pub name: String,
@@ -26,13 +26,15 @@ pub struct Target {
     /// The environment variable that holds the key.
     pub key_env: Option<String>,
     pub model: Option<String>,
+    /// Further headers.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// A target that cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     #[error(
-        "`{0}` is no target; write NAME=BASE_URL, with `,key-env=VARIABLE` and `,model=MODEL` where they are needed"
+        "`{0}` is no target; write NAME=BASE_URL, with `,key-env=VARIABLE`, `,model=MODEL`, `,header=NAME:VALUE` where they are needed"
     )]
     Form(String),
     #[error("target `{name}`: the environment variable `{variable}` is not set")]
@@ -50,11 +52,16 @@ impl FromStr for Target {
         let (name, url) = parts.next().and_then(|part| part.split_once('=')).ok_or_else(fault)?;
         let base_url: Uri = url.trim_end_matches('/').parse().map_err(|_| fault())?;
         let known = matches!(base_url.scheme_str(), Some("http" | "https")) && base_url.host().is_some();
-        let mut target = Target { name: name.to_owned(), base_url, key_env: None, model: None };
+        let mut target = Target { name: name.to_owned(), base_url, key_env: None, model: None, headers: Vec::new() };
         for part in parts {
             match part.split_once('=') {
                 Some(("key-env", variable)) => target.key_env = Some(variable.to_owned()),
                 Some(("model", model)) => target.model = Some(model.to_owned()),
+                Some(("header", header)) => {
+                    let (name, value) = header.split_once(':').ok_or_else(fault)?;
+                    let name = name.trim().parse().map_err(|_| fault())?;
+                    target.headers.push((name, value.trim().parse().map_err(|_| fault())?));
+                }
                 _ => return Err(fault()),
             }
         }
@@ -124,6 +131,9 @@ impl Client {
                 .header(CONTENT_TYPE, "application/json");
             if let Some(key) = &self.key {
                 request = request.header(AUTHORIZATION, format!("Bearer {key}"));
+            }
+            for (name, value) in &self.target.headers {
+                request = request.header(name, value);
             }
             let request = request.body(Full::new(body)).map_err(|_| Fault::Broken)?;
             let response = sender.send_request(request).await.map_err(|_| Fault::Broken)?;
@@ -280,7 +290,10 @@ mod tests {
         let target: Target = "sluice=https://api.example.com/v1/,key-env=KEY,model=m".parse().unwrap();
         assert_eq!((target.name.as_str(), target.base_url.path()), ("sluice", "/v1"));
         assert_eq!((target.key_env.as_deref(), target.model.as_deref()), (Some("KEY"), Some("m")));
-        for text in ["http://a/v1", "a=ftp://b", "a=http://b/v1,speed=1", "=http://b"] {
+        let target: Target = "p=http://a/v1,header=x-to:http://b:1/v1,header=x-a: b".parse().unwrap();
+        assert_eq!(target.headers[0].1, "http://b:1/v1");
+        assert_eq!(target.headers[1], (HeaderName::from_static("x-a"), HeaderValue::from_static("b")));
+        for text in ["http://a/v1", "a=http://b,header=x", "a=ftp://b", "a=http://b/v1,speed=1", "=http://b"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }
