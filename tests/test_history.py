@@ -214,4 +214,6 @@ def test_recall_gives_way_before_history(windowed):
 def test_an_unknown_strategy_is_a_fault_of_the_configuration(windowed):
     file = windowed.store.scratch / "bad.toml"
     file.write_text('[providers.p]\nkind = "mock"\n[routes.a]\nprovider = "p"\nhistory = "forget"\n')
-    assert 'use "truncate" or "importance"' in windowed.store.run("check", file, code=None).stderr
+    said = windowed.store.run("check", file, code=1).stderr
+    assert "`forget` is not a value of `history` in `[routes.a]`" in said
+    assert "choose from `truncate`, `importance`" in said

@@ -15,6 +15,7 @@ mod workload;
 
 pub use failure::Failure;
 pub use report::Outcome;
+pub use workload::{Line, read_lines};
 
 use crate::load::{self, Report, Requests};
 use failure::Doing;

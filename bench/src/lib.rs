@@ -8,3 +8,4 @@ pub mod journey;
 pub mod load;
 pub mod measure;
 pub mod mock;
+pub mod statistics;

@@ -2,7 +2,7 @@
 
 use crate::assemble::source;
 use crate::payload::Gatherer;
-use crate::segment::{COLUMNS, LEXICAL, PASSAGES, VECTORS, schema};
+use crate::segment::{COLUMNS, PASSAGES, VECTORS, schema};
 use sluice_segment::{Passage, PassageWriter, encode};
 use sluice_text::{ANALYSER_ID, Embedder, count_tokens, print, searchable};
 use std::path::{Path, PathBuf};
@@ -102,7 +102,6 @@ impl<'e> SegmentWriter<'e> {
         for name in [".managed.json", ".tantivy-meta.lock", ".tantivy-writer.lock"] {
             let _ = std::fs::remove_file(folder.join(name));
         }
-        std::fs::rename(folder.join("meta.json"), folder.join(LEXICAL))?;
         let path = folder.join(VECTORS);
         self.vectors.save(&path.to_string_lossy()).map_err(vectors)?;
         let columns = self.columns.finish();

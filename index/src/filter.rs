@@ -57,17 +57,6 @@ impl Filter {
         self.must.is_empty() && self.should.is_empty() && self.must_not.is_empty()
     }
 
-    /// Both.
-    pub fn and(self, other: Filter) -> Filter {
-        if self.is_empty() {
-            return other;
-        }
-        if other.is_empty() {
-            return self;
-        }
-        Filter { must: vec![Condition::Nested(self), Condition::Nested(other)], ..Filter::default() }
-    }
-
     /// The passages, of `length`, whose payload it lets through.
     pub(crate) fn passages(&self, columns: Option<&ArchivedColumns>, length: usize) -> Bits {
         let mut bits = Bits::all(length);
@@ -134,13 +123,10 @@ fn column<'c>(columns: Option<&'c ArchivedColumns>, path: &str) -> Option<&'c Ar
 
 impl Bounds {
     fn within(&self, numbers: &[sluice_segment::ArchivedNumberAt], bits: &mut Bits) {
-        let value = |place: usize| numbers[place].value.to_native();
-        let (mut first, mut rest) = (0, numbers.len());
-        while first < rest {
-            let middle = (first + rest) / 2;
-            let below = value(middle) < self.low || self.low_open && value(middle) == self.low;
-            if below { first = middle + 1 } else { rest = middle }
-        }
+        let first = numbers.partition_point(|at| {
+            let value = at.value.to_native();
+            value < self.low || self.low_open && value == self.low
+        });
         for at in &numbers[first..] {
             let value = at.value.to_native();
             if value > self.high || self.high_open && value == self.high {

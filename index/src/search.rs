@@ -286,8 +286,7 @@ fn reciprocal(rank: Option<u32>) -> f32 {
 
 /// Orders hits anew: each next one is the best of relevance, less its likeness to the likest one above.
 fn diversify(hits: &mut [Hit], diversity: f32) {
-    let vectors: Vec<Option<Vec<f32>>> = hits.iter().map(|hit| hit.segment.vector(hit.number)).collect();
-    let mut vectors = vectors;
+    let mut vectors: Vec<Option<Vec<f32>>> = hits.iter().map(|hit| hit.segment.vector(hit.number)).collect();
     let mut likest = vec![0f32; hits.len()];
     for place in 0..hits.len() {
         let worth = |index: usize| (1.0 - diversity) * hits[index].score - diversity * likest[index];
@@ -295,7 +294,7 @@ fn diversify(hits: &mut [Hit], diversity: f32) {
         hits[place..=best].rotate_right(1);
         vectors[place..=best].rotate_right(1);
         likest[place..=best].rotate_right(1);
-        let Some(chosen) = vectors[place].clone() else { continue };
+        let Some(chosen) = vectors[place].take() else { continue };
         for index in place + 1..hits.len() {
             if let Some(vector) = &vectors[index] {
                 likest[index] = likest[index].max(cosine(&chosen, vector));

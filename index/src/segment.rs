@@ -15,13 +15,11 @@ use tantivy::schema::{Field, IndexRecordOption, Schema, TextFieldIndexing, TextO
 use tantivy::tokenizer::TokenizerManager;
 use tantivy::{Index, ReloadPolicy, Searcher, Term};
 
-/// File names in a segment's folder; the rest are tantivy's, which [`LEXICAL`] lists.
+/// File names in a segment's folder; the rest are tantivy's, which its `meta.json` lists.
 pub(crate) const PASSAGES: &str = "passages";
 pub(crate) const VECTORS: &str = "vectors.usearch";
 /// Only where documents have payloads.
 pub(crate) const COLUMNS: &str = "columns";
-/// tantivy's `meta.json`.
-pub(crate) const LEXICAL: &str = "meta.json";
 
 const TOKENIZER: &str = "sluice";
 

@@ -239,7 +239,7 @@ fn sources(block: &Assembled) -> Option<String> {
             continue;
         }
         listed.push(&used.document);
-        let encoded = percent_encode(&used.document);
+        let encoded = percent_encode(&used.document, |byte| byte.is_ascii_graphic() && !matches!(byte, b'%' | b','));
         if text.len() + encoded.len() > MAX_SOURCES {
             break;
         }

@@ -77,14 +77,13 @@ pub fn split_key(query: &str) -> (Option<&str>, String) {
     (key, rest.join("&"))
 }
 
-/// A text for a header: everything but visible ASCII, and `%` and `,`, as percent signs with hexadecimal digits.
-pub fn percent_encode(text: &str) -> String {
+/// Writes every byte that `stays` does not allow as a percent sign with two hexadecimal digits.
+pub fn percent_encode(text: &str, stays: impl Fn(u8) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        match byte {
-            b'%' | b',' => out.push_str(&format!("%{byte:02X}")),
-            byte if byte.is_ascii_graphic() => out.push(char::from(byte)),
-            byte => out.push_str(&format!("%{byte:02X}")),
+        match stays(byte) {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
         }
     }
     out

@@ -1,7 +1,7 @@
 //! Personal data out of everything that leaves. [`Scrubbed`] is the only type that dispatch accepts.
 
 use crate::compose::Composed;
-use crate::head::percent_decode;
+use crate::head::{percent_decode, percent_encode};
 use crate::intake::Body;
 use crate::refuse::Refusal;
 use crate::upstreams::Target;
@@ -214,14 +214,8 @@ fn own_path(path: &str, query: &str, target: &Target, model: Option<&str>) -> St
 
 /// A model's name as it stands in a path; a slash in it parts segments there too.
 fn path_segment(model: &str) -> String {
-    let mut out = String::with_capacity(model.len());
-    for byte in model.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' | b'@' => out.push(byte as char),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
+    let stays = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'/' | b'@');
+    percent_encode(model, stays)
 }
 
 fn reserve(vault: &mut Vault, written: &str) {

@@ -27,6 +27,11 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// The hashes of its terms; `written` is the text that was measured.
+    fn terms(&self, written: &str) -> &[u64] {
+        self.terms.get_or_init(|| if is_opaque(written) { Vec::new() } else { term_hashes(written) })
+    }
+
     /// About how many bytes it takes, with its place in the cache; terms may still come.
     pub fn weight(&self) -> u32 {
         u32::try_from(128 + 8 * self.tokens).unwrap_or(u32::MAX)
@@ -53,36 +58,29 @@ pub fn fit(mut plan: Plan, live: &Live) -> Plan {
     if !envelope.dialect().is_conversation() || text.len() + added + plan.context_tokens <= window {
         return plan;
     }
-    let tokens_of = |strings: &[Range<usize>]| {
-        strings.iter().map(|range| measure(&text[range.clone()], live).tokens).sum::<usize>() + FRAME_TOKENS
+    let measured = |strings: &[Range<usize>]| -> Vec<Arc<Measured>> {
+        strings.iter().map(|range| measure(&text[range.clone()], live)).collect()
     };
-    let standing = tokens_of(&envelope.standing()) + added;
+    let tokens_of = |measured: &[Arc<Measured>]| measured.iter().map(|text| text.tokens).sum::<usize>() + FRAME_TOKENS;
+    let standing = tokens_of(&measured(&envelope.standing())) + added;
     let exchanges = envelope.exchanges();
     let strategy = match plan.route.route.history {
         History::Truncate => Strategy::Truncate,
         History::Importance => Strategy::Importance,
     };
-    let terms: Vec<Vec<u64>> = exchanges
+    let heard: Vec<(usize, Vec<u64>)> = exchanges
         .iter()
-        .map(|exchange| match strategy {
-            Strategy::Truncate => Vec::new(),
-            Strategy::Importance => {
-                let of = |range: &Range<usize>| {
-                    let written = &text[range.clone()];
-                    measure(written, live)
-                        .terms
-                        .get_or_init(|| if is_opaque(written) { Vec::new() } else { term_hashes(written) })
-                        .clone()
-                };
-                exchange.strings.iter().flat_map(of).collect()
-            }
+        .map(|exchange| {
+            let measured = measured(&exchange.strings);
+            let of = |(range, text_of): (&Range<usize>, &Arc<Measured>)| text_of.terms(&text[range.clone()]).to_vec();
+            let terms = match strategy {
+                Strategy::Truncate => Vec::new(),
+                Strategy::Importance => exchange.strings.iter().zip(&measured).flat_map(of).collect(),
+            };
+            (tokens_of(&measured), terms)
         })
         .collect();
-    let spoken: Vec<Spoken<'_>> = exchanges
-        .iter()
-        .zip(&terms)
-        .map(|(exchange, terms)| Spoken { tokens: tokens_of(&exchange.strings), terms })
-        .collect();
+    let spoken: Vec<Spoken<'_>> = heard.iter().map(|(tokens, terms)| Spoken { tokens: *tokens, terms }).collect();
     let kept = keep(strategy, &spoken, window.saturating_sub(standing), plan.route.route.history_keep_head);
     let stays = || spoken.iter().zip(&kept).filter(|(_, kept)| **kept);
     let tokens = standing + stays().map(|(spoken, _)| spoken.tokens).sum::<usize>();

@@ -2,7 +2,8 @@
 //! step beside plain calls of tantivy and usearch on the very same files.
 
 use clap::Parser;
-use serde_json::Value;
+use sluice_bench::journey::read_lines;
+use sluice_bench::statistics::{at, bootstrap};
 use sluice_index::{Library, Query, Ranking, Scope, assemble};
 use sluice_state::Follower;
 use sluice_store::{Store, read_publisher_key};
@@ -93,7 +94,7 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let folder = std::fs::read_dir(cache.path().join("segments"))?.next().ok_or("no segment")??.path();
     let plain = Plain::open(&folder, embedder)?;
     let questions = match &flags.queries {
-        Some(file) => read_questions(file)?,
+        Some(file) => read_lines(file)?.into_iter().map(|line| Question { id: line.id, text: line.text }).collect(),
         None => bench.own_questions()?,
     };
     if flags.queries.is_none() {
@@ -188,7 +189,9 @@ impl Bench {
             writeln!(out, "{name:<10} {:>8.4} {:>10.4} {:>11.4}", sums[0] / count, sums[1] / count, sums[2] / count)?;
             by_side.push(gains);
         }
-        let (low, high) = bootstrap(&by_side[2], &by_side[0]);
+        let differences: Vec<f64> = by_side[2].iter().zip(&by_side[0]).map(|(both, words)| both - words).collect();
+        let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let (low, high) = bootstrap(&differences, mean);
         writeln!(out, "both − words, nDCG@10, 95 % of paired bootstraps: {low:+.4} to {high:+.4}")?;
         Ok(())
     }
@@ -311,30 +314,6 @@ fn measure(documents: &[String], graded: &HashMap<String, f64>) -> [f64; 3] {
     [gain / ideal.max(f64::MIN_POSITIVE), within(10) / relevant, within(DEEP) / relevant]
 }
 
-/// The middle 95 % of the mean differences of 2,000 resamples.
-fn bootstrap(left: &[f64], right: &[f64]) -> (f64, f64) {
-    let differences: Vec<f64> = left.iter().zip(right).map(|(left, right)| left - right).collect();
-    let mut state = 1u64;
-    let mut means: Vec<f64> = (0..2_000)
-        .map(|_| {
-            let sum: f64 = (0..differences.len())
-                .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    differences[(state >> 33) as usize % differences.len()]
-                })
-                .sum();
-            sum / differences.len() as f64
-        })
-        .collect();
-    means.sort_by(f64::total_cmp);
-    (at(&means, 0.025), at(&means, 0.975))
-}
-
-fn at(sorted: &[f64], share: f64) -> f64 {
-    let place = ((sorted.len() as f64 - 1.0) * share).round() as usize;
-    sorted.get(place).copied().unwrap_or(f64::NAN)
-}
-
 /// Microseconds, and what came of them.
 fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let begun = Instant::now();
@@ -344,17 +323,6 @@ fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
 
 fn micros(span: Duration) -> f64 {
     span.as_secs_f64() * 1e6
-}
-
-fn read_questions(file: &Path) -> Result<Vec<Question>, Failure> {
-    let mut questions = Vec::new();
-    for line in std::fs::read_to_string(file)?.lines() {
-        let value: Value = serde_json::from_str(line)?;
-        let text =
-            |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned).ok_or("a question has id and text");
-        questions.push(Question { id: text("id")?, text: text("text")? });
-    }
-    Ok(questions)
 }
 
 fn read_judgements(file: &Path) -> Result<Judgements, Failure> {

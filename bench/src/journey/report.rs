@@ -3,6 +3,7 @@
 use super::Case;
 use super::process::Time;
 use crate::load::Report;
+use crate::statistics::median;
 use serde::Serialize;
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -206,15 +207,6 @@ fn waited_share(rounds: &[Round]) -> f64 {
     let waited: u64 = times().map(|time| time.waited_nanoseconds).sum();
     let ran: u64 = times().map(|time| time.ran_nanoseconds).sum();
     waited as f64 / ran as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[odd / 2],
-        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
-    }
 }
 
 /// Three decimals: more would pretend.

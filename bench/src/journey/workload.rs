@@ -39,17 +39,17 @@ Thank you, and please go on in the same way for all the questions that follow in
 
 /// A document or a query of the sample files.
 #[derive(Deserialize)]
-pub(super) struct Line {
+pub struct Line {
     #[serde(alias = "_id")]
-    pub(super) id: String,
+    pub id: String,
     #[serde(default)]
-    pub(super) title: String,
+    pub title: String,
     #[serde(default)]
-    pub(super) text: String,
+    pub text: String,
 }
 
 /// Reads a JSONL file.
-pub(super) fn read_lines(file: &Path) -> Result<Vec<Line>, Failure> {
+pub fn read_lines(file: &Path) -> Result<Vec<Line>, Failure> {
     let text = fs::read_to_string(file).doing(file.display())?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

@@ -1,7 +1,8 @@
 //! What was measured, in words and numbers.
 
 use super::outcome::Series;
-use super::schedule::{Load, Random};
+use super::schedule::Load;
+use crate::statistics::{bootstrap, median};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -62,17 +63,7 @@ impl Measured {
         if target == 0 || differences.is_empty() {
             return None;
         }
-        let interval = (differences.len() > 2).then(|| {
-            let mut random = Random(0x5eed);
-            let mut medians: Vec<f64> = (0..2_000)
-                .map(|_| {
-                    let pick = |_| differences[random.next() as usize % differences.len()];
-                    median((0..differences.len()).map(pick).collect())
-                })
-                .collect();
-            medians.sort_by(f64::total_cmp);
-            (medians[50], medians[1_949])
-        });
+        let interval = (differences.len() > 2).then(|| bootstrap(&differences, median));
         Some(Comparison { added: median(differences), interval })
     }
 
@@ -105,15 +96,6 @@ impl Measured {
             })
         });
         json!({ "rounds": self.rounds.first().map_or(0, Vec::len), "load": format!("{:?}", self.load), "targets": targets.collect::<Vec<_>>() })
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() % 2 {
-        0 if middle > 0 => (values[middle - 1] + values[middle]) / 2.0,
-        _ => values.get(middle).copied().unwrap_or(f64::NAN),
     }
 }
 

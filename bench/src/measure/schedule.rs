@@ -1,5 +1,6 @@
 //! When requests are sent.
 
+use crate::statistics::Random;
 use std::time::Duration;
 
 /// How a target is loaded.
@@ -39,23 +40,6 @@ impl Load {
             at += gap / rate.max(1e-6);
         }
         times
-    }
-}
-
-/// xorshift64*; good enough for gaps and resampling.
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// From 0 up to but not including 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
         recall: recall(&mut table),
         window_tokens: table.integer("window_tokens", 256..=100_000_000),
-        history: history(&mut table),
+        history: table.choice("history", &HISTORIES).unwrap_or_default(),
         history_keep_head: table.integer("history_keep_head", 0..=10_000).unwrap_or(0),
         scrub: scrub::read(&mut table),
         unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
@@ -66,31 +66,11 @@ fn recall(table: &mut Table<'_, '_, '_>) -> RecallRanking {
     let default = RecallRanking::default();
     let weight = table.integer("recall_vector_weight_percent", 0..=100).unwrap_or(default.vector_weight_percent);
     let diversity = table.integer("recall_diversity_percent", 0..=100).unwrap_or(default.diversity_percent);
-    let fusion = match table.text("recall_fusion") {
-        None => default.fusion,
-        Some(name) if name.value == "score" => RecallFusion::Score,
-        Some(name) if name.value == "rank" => RecallFusion::Rank,
-        Some(name) => {
-            let message = format!("{} is unknown", table.label("recall_fusion"));
-            table.fault(name.span, message, "use \"score\" or \"rank\"");
-            default.fusion
-        }
-    };
-    RecallRanking { vector_weight_percent: weight, fusion, diversity_percent: diversity }
+    let fusion = table.choice("recall_fusion", &[("score", RecallFusion::Score), ("rank", RecallFusion::Rank)]);
+    RecallRanking { vector_weight_percent: weight, fusion: fusion.unwrap_or_default(), diversity_percent: diversity }
 }
 
-fn history(table: &mut Table<'_, '_, '_>) -> History {
-    let Some(name) = table.text("history") else { return History::default() };
-    match name.value {
-        "truncate" => History::Truncate,
-        "importance" => History::Importance,
-        _ => {
-            let message = format!("{} is unknown", table.label("history"));
-            table.fault(name.span, message, "use \"truncate\" or \"importance\"");
-            History::default()
-        }
-    }
-}
+const HISTORIES: [(&str, History); 2] = [("truncate", History::Truncate), ("importance", History::Importance)];
 
 fn owned(text: Text<'_>) -> String {
     text.value.to_owned()
