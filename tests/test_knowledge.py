@@ -1,7 +1,6 @@
 """Collections that change: documents put and removed over CLI and API, filters, incremental segments, old stores."""
 
 import json
-import sqlite3
 import time
 
 import httpx
@@ -110,22 +109,6 @@ def test_what_is_forgotten_is_not_found_and_a_repetition_outlives_it(store):
     store.run("forget", "notes", "--all")
     store.run("publish")
     assert manifest(store)["collections"] == []
-
-
-def test_a_store_of_the_first_schema_is_carried_over(store):
-    """The rows of a released version's store get numbers, and its knowledge is found."""
-    ingest(store, "notes", [document(n) for n in range(20)])
-    database = sqlite3.connect(store.folder / "store.db")
-    for statement in [
-        "DROP TABLE collection", "DROP TABLE repetition", "DROP TABLE forgotten", "DROP INDEX snippet_sequence",
-        "ALTER TABLE snippet DROP COLUMN sequence", "ALTER TABLE document DROP COLUMN payload",
-        "DELETE FROM schema_migration WHERE number = 2",
-    ]:
-        database.execute(statement)
-    database.commit()
-    database.close()
-    ingest(store, "notes", [document(20)])
-    assert texts(store, "notes", "note 13 saffron number 13", k=1) == ["n13"]
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_explain_tells_what_would_be_sent_and_sends_nothing(edge, mock, master):
     assert mock.stats()["started"] == before
     assert told["request_id"] == answer.headers["x-sluice-request-id"]
     assert (told["route"], told["provider"], told["model"]) == ("support-bot", "mock", "gpt-4o-mini")
-    assert told["prompt"] == {"alias": "support-bot", "version": 1, "environment": "production"}
+    assert told["prompt"] == {"alias": "support-bot", "version": 1, "environment": "production", "experiment": None}
     context = told["context"]
     assert context["budget_tokens"] == 1500
     assert 0 < context["used_tokens"] <= 1500

@@ -5,10 +5,11 @@
 
 use crate::{Context, Outcome, admin, chain, location, log};
 use clap::Args;
+use object_store::ObjectStore;
 use sluice_config::{Config, Environment, ProviderKind};
 use sluice_proxy::{Live, Prepared, States};
 use sluice_segment::VerifyingKey;
-use sluice_state::Follower;
+use sluice_state::{Follower, Journal};
 use sluice_store::{read_pepper, read_publisher_key};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,7 @@ impl Edge {
         };
         let pepper = read_pepper(&self.data)?;
         let store = location::open(self.config.snapshot.location.as_deref(), &self.data)?;
-        let mut follower = Follower::new(store, self.data.join("edge"), self.trusted()?)?;
+        let mut follower = Follower::new(Arc::clone(&store), self.data.join("edge"), self.trusted()?)?;
         let mut snapshot = match follower.poll().await {
             Ok(found) => found,
             Err(error) => {
@@ -104,7 +105,20 @@ impl Edge {
         let config = Arc::new(self.config.clone());
         let states = Arc::new(States::default());
         let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states).await?;
-        let live = Arc::new(Live::new(prepared, pepper, states));
+        let journal = match config.snapshot.journal_max_bytes {
+            Some(most) => Some(Arc::new(
+                Journal::open(&self.data.join("edge/journal"), most)
+                    .map_err(|error| format!("cannot keep run records in {}: {error}", self.data.display()))?,
+            )),
+            None => None,
+        };
+        let live = Arc::new(Live::new(prepared, pepper, states, journal.clone()));
+        if let Some(journal) = journal {
+            let shipping = Arc::clone(&journal);
+            let location = Arc::clone(&store);
+            tokio::spawn(async move { shipping.ship(location).await });
+            tokio::spawn(report(journal, Arc::clone(&store), Arc::clone(&live)));
+        }
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
         tokio::spawn(follow(follower, Arc::clone(&live), mock));
         let kept = Arc::clone(&live);
@@ -141,6 +155,25 @@ async fn start_mock() -> Result<SocketAddr, Box<dyn std::error::Error>> {
     );
     Ok(address)
 }
+
+/// Says every few seconds which epoch is served here, and at once when it changes.
+async fn report(journal: Arc<Journal>, location: Arc<dyn ObjectStore>, live: Arc<Live>) {
+    let mut told: Option<(u64, tokio::time::Instant)> = None;
+    loop {
+        let epoch = live.readiness().epoch;
+        if told.is_none_or(|(known, at)| known != epoch || at.elapsed() > REPORT_PERIOD) {
+            match journal.report(&location, epoch).await {
+                Ok(()) => told = Some((epoch, tokio::time::Instant::now())),
+                // The location's failures are told by those who need it.
+                Err(error) => tracing::debug!(%error, "this edge's state is not reported"),
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+}
+
+/// An edge that says nothing for several of these is taken for dead.
+const REPORT_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Takes over every new snapshot. One that is refused is reported, and the old one serves on.
 async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr>) {

@@ -2,7 +2,6 @@
 
 use crate::{Context, Outcome};
 use clap::Args;
-use sluice_store::Store;
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -18,12 +17,12 @@ pub struct Forget {
 
 impl Forget {
     pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
+        let store = context.tenancy().await?;
         let documents = match self.all {
-            true => store.documents(&context.tenant, &self.collection).await?,
+            true => store.documents(&self.collection).await?,
             false => self.documents,
         };
-        let removed = store.remove_documents(&context.tenant, &self.collection, &documents).await?;
+        let removed = store.remove_documents(&self.collection, &documents).await?;
         println!("{}: {removed} of {} documents removed", self.collection, documents.len());
         Ok(if removed == documents.len() as u64 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

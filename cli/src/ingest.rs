@@ -3,7 +3,7 @@
 use crate::{Context, Outcome};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use sluice_store::{Source, Store};
+use sluice_store::Source;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub struct Ingest {
 
 impl Ingest {
     pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
+        let store = context.tenancy().await?;
         let source = Source::find(&self.paths)?;
         // Drawn on standard error, and only where that is a terminal.
         let bar = ProgressBar::new(source.bytes());
@@ -27,13 +27,13 @@ impl Ingest {
             bar.set_style(style);
         }
         let summary = store
-            .ingest(&context.tenant, &self.collection, source.documents(), |documents, bytes| {
+            .ingest(&self.collection, source.documents(), |documents, bytes| {
                 bar.inc(bytes);
                 bar.set_message(format!("{documents} documents"));
             })
             .await?;
         bar.finish_and_clear();
-        let collections = store.collections(&context.tenant).await?;
+        let collections = store.collections().await?;
         let chunks = collections.iter().find(|(name, ..)| *name == self.collection).map_or(0, |(.., chunks)| *chunks);
         if self.json {
             println!(

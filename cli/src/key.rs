@@ -3,7 +3,7 @@
 use crate::{Context, Outcome};
 use clap::{Args, Subcommand};
 use sluice_policies::grant::Assert;
-use sluice_store::{NewKey, Store, now};
+use sluice_store::{NewKey, Tenancy, now};
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
@@ -50,11 +50,11 @@ fn assert(name: &str) -> Result<Assert, String> {
 
 impl Key {
     pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
+        let store = context.tenancy().await?;
         match self {
-            Key::Create(create) => create.run(&store, &context.tenant).await?,
+            Key::Create(create) => create.run(&store).await?,
             Key::List { json } => {
-                let keys = store.keys(&context.tenant).await?;
+                let keys = store.keys().await?;
                 if json {
                     println!("{}", serde_json::to_string_pretty(&keys)?);
                 } else {
@@ -81,7 +81,7 @@ impl Key {
                 }
             }
             Key::Revoke { id_or_name } => {
-                store.revoke_key(&context.tenant, &id_or_name).await?;
+                store.revoke_key(&id_or_name).await?;
                 println!("revoked {id_or_name}");
             }
         }
@@ -90,7 +90,7 @@ impl Key {
 }
 
 impl Create {
-    async fn run(self, store: &Store, tenant: &str) -> Result<(), Box<dyn std::error::Error>> {
+    async fn run(self, store: &Tenancy) -> Result<(), Box<dyn std::error::Error>> {
         let all = || vec!["*".to_owned()];
         let models = self.models.unwrap_or_else(|| if self.routes.is_some() { Vec::new() } else { all() });
         let new = NewKey {
@@ -102,7 +102,7 @@ impl Create {
             asserts: self.asserts.into_iter().map(|assert| assert.name().to_owned()).collect(),
         };
         let name = new.name.clone();
-        let created = store.create_key(tenant, new).await?;
+        let created = store.create_key(new).await?;
         if self.json {
             println!("{}", serde_json::json!({ "id": created.id, "name": name, "key": created.key }));
         } else {

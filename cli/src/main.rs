@@ -18,6 +18,7 @@ mod up;
 mod verify;
 
 use clap::{Parser, Subcommand};
+use sluice_store::{Kind, Store, StoreError, Tenancy, local_actor};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +37,9 @@ struct Cli {
     tenant: String,
     #[command(subcommand)]
     command: Command,
+    /// The store's database as a `postgres://` URL; SQLite in the data folder if left out.
+    #[arg(long, global = true, env = "SLUICE_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -52,6 +56,12 @@ enum Command {
     /// Store, deploy and look at prompts.
     #[command(subcommand)]
     Prompt(prompt::Prompt),
+    /// The same for what is not a prompt: partials, personas, agents, policies, tools, flows.
+    Artifact {
+        kind: Kind,
+        #[command(subcommand)]
+        command: prompt::Prompt,
+    },
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
     /// Take documents out of a collection.
@@ -74,20 +84,33 @@ enum Command {
 struct Context {
     data: PathBuf,
     tenant: String,
+    store: Option<String>,
+}
+
+impl Context {
+    async fn store(&self) -> Result<Store, StoreError> {
+        Store::open(&self.data, self.store.as_deref()).await
+    }
+
+    /// The tenant that the command is for, made if it is new.
+    async fn tenancy(&self) -> Result<Tenancy, StoreError> {
+        self.store().await?.make_tenancy(&self.tenant, &local_actor()).await
+    }
 }
 
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let context = Context { data: cli.data, tenant: cli.tenant };
+    let context = Context { data: cli.data, tenant: cli.tenant, store: cli.store };
     let outcome = match cli.command {
         Command::Up(command) => command.run(context),
         Command::Serve(command) => command.run(context),
         Command::Check(command) => command.run(),
         Command::Scrub(command) => command.run(),
         Command::Key(command) => block_on(command.run(context)),
-        Command::Prompt(command) => block_on(command.run(context)),
+        Command::Prompt(command) => block_on(command.run(context, Kind::Prompt)),
+        Command::Artifact { kind, command } => block_on(command.run(context, kind)),
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),

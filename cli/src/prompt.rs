@@ -2,7 +2,7 @@
 
 use crate::{Context, Outcome};
 use clap::Subcommand;
-use sluice_store::{PromptFile, Store};
+use sluice_store::{Change, Content, Deploy, Kind, PromptContent};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,21 +11,28 @@ pub enum Prompt {
     /// Store a template as the next version.
     Put {
         alias: String,
-        /// A Jinja template, optionally with TOML front matter that declares its variables.
+        /// A Jinja template, optionally with TOML front matter (`variables`, `parameters`, `role`); or JSON with
+        /// `messages`. For tools, agents, policies and flows a JSON object.
         file: PathBuf,
         #[arg(long, default_value = "")]
         note: String,
+        /// Refuse if the newest version is not this one any more (0: there is none yet).
+        #[arg(long, value_name = "VERSION")]
+        expect: Option<i64>,
     },
     /// Put a version in force.
     Deploy {
         alias: String,
-        /// The newest if left out.
+        /// The newest that is not deprecated if left out.
         #[arg(long)]
         version: Option<i64>,
         #[arg(long, default_value = "production")]
         environment: String,
         #[arg(long, default_value = "")]
         note: String,
+        /// Refuse if the newest revision is not this one any more (0: nothing was deployed yet).
+        #[arg(long, value_name = "REVISION")]
+        expect: Option<i64>,
     },
     /// Go back to the version that was in force before.
     Rollback {
@@ -35,10 +42,23 @@ pub enum Prompt {
         /// A version to go to instead.
         #[arg(long)]
         to: Option<i64>,
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Take a prompt out of force.
+    Withdraw {
+        alias: String,
+        #[arg(long, default_value = "production")]
+        environment: String,
+        #[arg(long, default_value = "")]
+        note: String,
     },
     List {
         #[arg(long)]
         json: bool,
+        /// Archived ones too.
+        #[arg(long)]
+        archived: bool,
     },
     /// Print a version's templates.
     Show {
@@ -48,59 +68,180 @@ pub enum Prompt {
         #[arg(long)]
         json: bool,
     },
+    /// List versions, or what was deployed when.
+    History {
+        alias: String,
+        /// Deployments instead of versions.
+        #[arg(long)]
+        deployments: bool,
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what differs between two versions.
+    Diff { alias: String, from: i64, to: i64 },
+    /// Allow to be used again.
+    Enable { alias: String },
+    /// Forbid to be used; refused while it is in use.
+    Disable { alias: String },
+    /// Put away; refused while it is in use.
+    Archive {
+        alias: String,
+        /// Take it out of the archive.
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Make it the tenant's default prompt.
+    Default { alias: String },
+    /// Mark a version as not to be used for anything new.
+    Deprecate {
+        alias: String,
+        version: i64,
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Remove with all its history; refused while it is in use.
+    Delete { alias: String },
 }
 
 impl Prompt {
-    pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
-        let tenant = context.tenant.as_str();
+    pub async fn run(self, context: Context, kind: Kind) -> Outcome {
+        let store = context.tenancy().await?;
+        // Whoever can open the store's own files may change protected environments too.
+        let deploy =
+            |environment, note, expected_revision| Deploy { environment, note, expected_revision, protected_too: true };
         match self {
-            Prompt::Put { alias, file, note } => {
+            Prompt::Put { alias, file, note, expect } => {
                 let text = std::fs::read_to_string(&file)
                     .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-                let parsed = PromptFile::parse(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-                let number = store.put_prompt(tenant, &alias, &parsed, &note).await?;
+                let read = || match kind.is_template() {
+                    true => Content::from(PromptContent::parse(&text)?).checked(kind),
+                    false => Content::read(kind, &text),
+                };
+                let content = read().map_err(|error| format!("{}: {error}", file.display()))?;
+                let number = store.put_version(kind, &alias, &content, &note, expect).await?;
                 println!("{alias} version {number}");
             }
-            Prompt::Deploy { alias, version, environment, note } => {
-                let number = store.deploy_prompt(tenant, &alias, version, &environment, &note).await?;
+            Prompt::Deploy { alias, version, environment, note, expect } => {
+                let (number, _) = store.deploy(kind, &alias, version, deploy(&environment, &note, expect)).await?;
                 println!("{alias} version {number} is in force in {environment}");
             }
-            Prompt::Rollback { alias, environment, to } => {
-                let number = store.rollback_prompt(tenant, &alias, to, &environment).await?;
+            Prompt::Rollback { alias, environment, to, note } => {
+                let (number, _) = store.roll_back(kind, &alias, to, deploy(&environment, &note, None)).await?;
                 println!("{alias} version {number} is in force in {environment}");
             }
-            Prompt::List { json } => {
-                let prompts = store.prompts(tenant).await?;
+            Prompt::Withdraw { alias, environment, note } => {
+                store.withdraw(kind, &alias, deploy(&environment, &note, None)).await?;
+                println!("{alias} is out of force in {environment}");
+            }
+            Prompt::List { json, archived } => {
+                let artifacts = store.artifacts(Some(kind), archived, "", i64::MAX).await?;
                 if json {
-                    println!("{}", serde_json::to_string_pretty(&prompts)?);
-                } else {
-                    for prompt in prompts {
-                        let deployed: Vec<String> = prompt
-                            .deployments
-                            .iter()
-                            .map(|(environment, version, _)| format!("{environment}={version}"))
-                            .collect();
-                        println!("{:<32} {:>4} versions  {}", prompt.alias, prompt.versions, deployed.join(" "));
+                    println!("{}", serde_json::to_string_pretty(&artifacts)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                for artifact in artifacts {
+                    let deployed: Vec<String> = artifact
+                        .deployments
+                        .iter()
+                        .map(|(environment, version, _)| format!("{environment}={version}"))
+                        .collect();
+                    let mut state = deployed.join(" ");
+                    for (is, word) in [
+                        (!artifact.enabled, "disabled"),
+                        (artifact.archived_at.is_some(), "archived"),
+                        (artifact.is_default, "default"),
+                        (artifact.has_draft, "draft"),
+                    ] {
+                        if is {
+                            state.push_str(" (");
+                            state.push_str(word);
+                            state.push(')');
+                        }
                     }
+                    println!("{:<32} {:>4} versions  {}", artifact.alias, artifact.versions, state.trim_start());
                 }
             }
             Prompt::Show { alias, version, json } => {
-                let version = store.prompt_version(tenant, &alias, version).await?;
+                let version = store.version(kind, &alias, version).await?;
                 if json {
                     println!("{}", serde_json::to_string_pretty(&version)?);
-                } else {
-                    println!("# {} version {} by {}: {}", version.alias, version.number, version.author, version.note);
-                    for (name, default) in &version.content.variables {
-                        println!(
-                            "# variable {name}: {}",
-                            default.as_ref().map_or("required".to_owned(), |default| format!("default {default}"))
-                        );
-                    }
-                    for (role, template) in &version.content.messages {
-                        println!("## {role}\n{template}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                println!("# {} version {} by {}: {}", version.alias, version.number, version.author, version.note);
+                match &version.content {
+                    Content::Data(data) => println!("{}", serde_json::to_string_pretty(data)?),
+                    Content::Template(content) => {
+                        for (name, variable) in content.variables.iter().flatten() {
+                            let default = variable.default.as_ref();
+                            println!(
+                                "# variable {name}: {}",
+                                default.map_or("required".to_owned(), |default| format!("default {default}"))
+                            );
+                        }
+                        for message in &content.messages {
+                            println!("## {}\n{}", message.role, message.content);
+                        }
                     }
                 }
+            }
+            Prompt::History { alias, deployments: true, limit, json } => {
+                let mut history = store.history(kind, &alias, None).await?;
+                history.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&history)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                for entry in history {
+                    let version = entry.version.map_or("withdrawn".to_owned(), |version| format!("version {version}"));
+                    println!(
+                        "{:<16} {:>4}  {version:<14} {}  {}",
+                        entry.environment, entry.revision, entry.actor, entry.note
+                    );
+                }
+            }
+            Prompt::History { alias, deployments: false, limit, json } => {
+                let versions = store.versions(kind, &alias, limit).await?;
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&versions)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                for version in versions {
+                    println!(
+                        "{:>4}  {:<10} {}  {}  {}",
+                        version.number,
+                        version.status,
+                        &version.content_hash[..12],
+                        version.author,
+                        version.note
+                    );
+                }
+            }
+            Prompt::Diff { alias, from, to } => print!("{}", store.diff(kind, &alias, from, to).await?),
+            Prompt::Enable { alias } => {
+                store.change(kind, &alias, &Change { enabled: Some(true), ..Change::default() }, None).await?;
+                println!("{alias} is enabled");
+            }
+            Prompt::Disable { alias } => {
+                store.change(kind, &alias, &Change { enabled: Some(false), ..Change::default() }, None).await?;
+                println!("{alias} is disabled");
+            }
+            Prompt::Archive { alias, undo } => {
+                store.change(kind, &alias, &Change { archived: Some(!undo), ..Change::default() }, None).await?;
+                println!("{alias} is {}", if undo { "out of the archive" } else { "archived" });
+            }
+            Prompt::Default { alias } => {
+                store.change(kind, &alias, &Change { is_default: Some(true), ..Change::default() }, None).await?;
+                println!("{alias} is the default prompt");
+            }
+            Prompt::Deprecate { alias, version, undo } => {
+                store.deprecate(kind, &alias, version, !undo).await?;
+                println!("{alias} version {version} is {}", if undo { "good again" } else { "deprecated" });
+            }
+            Prompt::Delete { alias } => {
+                store.delete_artifact(kind, &alias, None).await?;
+                println!("{alias} is gone");
             }
         }
         Ok(ExitCode::SUCCESS)

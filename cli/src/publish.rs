@@ -2,7 +2,6 @@
 
 use crate::{Context, Outcome, location};
 use clap::Args;
-use sluice_store::Store;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ pub struct Publish {
 
 impl Publish {
     pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
+        let store = context.store().await?;
         let location = location::open(self.to.as_deref(), &context.data)?;
         let done = store.publish(Arc::clone(&location)).await?;
         match done.changed {

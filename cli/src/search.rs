@@ -4,7 +4,7 @@ use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_index::{Filter, Fusion, Hit, Query, Ranking, Scope};
 use sluice_state::{Follower, Snapshot};
-use sluice_store::{Store, read_publisher_key};
+use sluice_store::read_publisher_key;
 use std::collections::HashSet;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -56,9 +56,9 @@ fn share(text: &str) -> Result<f32, String> {
 
 impl Search {
     pub async fn run(self, context: Context) -> Outcome {
-        let store = Store::open(&context.data).await?;
+        let store = context.store().await?;
         let tenant: [u8; 16] =
-            store.tenant(&context.tenant).await?.try_into().map_err(|_| "the store's tenant id is not 16 bytes")?;
+            context.tenancy().await?.id().try_into().map_err(|_| "the store's tenant id is not 16 bytes")?;
         // What is published is searched, so that nothing is found here that an edge would not find.
         store.publish(location::open(None, &context.data)?).await?;
         let trusted = vec![read_publisher_key(&context.data)?];

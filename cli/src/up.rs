@@ -4,7 +4,7 @@ use crate::edge::{Edge, control_runtime, load};
 use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
 use object_store::ObjectStore;
-use sluice_store::{Identity, NewKey, PromptFile, Source, Store};
+use sluice_store::{Content, Deploy, Identity, Kind, NewKey, PromptContent, Source, Store, Tenancy};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,12 +29,14 @@ impl Up {
         let Some(config) = load(self.config.as_deref()) else { return Ok(ExitCode::from(2)) };
         log::start(&config.log);
         let api = runtime.block_on(async {
-            let store = Store::open(&context.data).await?;
+            let store = context.store().await?;
             let identity = Identity::open(&context.data)?;
             if let Some(sample) = &self.sample
                 && store.is_empty().await?
             {
-                seed(&store, &context.tenant, sample).await?;
+                // The key is kept beside the sample's data, so that a second start can show it again.
+                let key = seed(&context.tenancy().await?, sample).await?;
+                write_private(&context.data.join("sample.key"), &key)?;
             }
             if let Some(key) = sample_key(&context.data) {
                 greet(&config.server.listen.to_string(), &key);
@@ -76,11 +78,18 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
     }
 }
 
-/// Joins small segments beside publications, and removes objects that no snapshot names any more.
+/// Collects what edges report, joins small segments beside publications, and removes objects that no snapshot names any more.
 async fn keep_small(store: Store, location: Arc<dyn ObjectStore>) {
     let mut swept = tokio::time::Instant::now();
     loop {
         tokio::time::sleep(COMPACT_PERIOD).await;
+        match store.collect(Arc::clone(&location)).await {
+            Ok(done) if done.unknown > 0 => {
+                tracing::warn!(records = done.unknown, "edges sent records that this program does not know")
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "run records are not collected; they wait"),
+        }
         match store.compact(Arc::clone(&location)).await {
             Ok(_) => {}
             Err(error) => tracing::warn!(error = chain(&error), "segments are not joined; they serve as they are"),
@@ -94,19 +103,20 @@ async fn keep_small(store: Store, location: Arc<dyn ObjectStore>) {
     }
 }
 
-async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+async fn seed(store: &Tenancy, folder: &Path) -> Result<String, Box<dyn std::error::Error>> {
     tracing::info!(folder = %folder.display(), "filling the empty store with samples");
     for file in files(&folder.join("prompts"))? {
         let alias = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let prompt = PromptFile::parse(&std::fs::read_to_string(&file)?)
+        let prompt = PromptContent::parse(&std::fs::read_to_string(&file)?)
             .map_err(|error| format!("{}: {error}", file.display()))?;
-        store.put_prompt(tenant, &alias, &prompt, "sample").await?;
-        store.deploy_prompt(tenant, &alias, None, "production", "sample").await?;
+        store.put_version(Kind::Prompt, &alias, &Content::from(prompt), "sample", None).await?;
+        let deploy = Deploy { environment: "production", note: "sample", ..Deploy::default() };
+        store.deploy(Kind::Prompt, &alias, None, deploy).await?;
     }
     for collection in files(&folder.join("knowledge"))? {
         let name = collection.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = Source::find(std::slice::from_ref(&collection))?;
-        let summary = store.ingest(tenant, &name, source.documents(), |_, _| {}).await?;
+        let summary = store.ingest(&name, source.documents(), |_, _| {}).await?;
         tracing::info!(
             collection = name,
             documents = summary.documents,
@@ -118,21 +128,16 @@ async fn seed(store: &Store, tenant: &str, folder: &Path) -> Result<(), Box<dyn 
         ["variables", "prompt", "environment", "collections", "context_tokens", "explain"].map(str::to_owned).to_vec();
     let all = || vec!["*".to_owned()];
     let created = store
-        .create_key(
-            tenant,
-            NewKey {
-                name: "sample".to_owned(),
-                requests_per_minute: 60,
-                expires_at: 0,
-                routes: all(),
-                models: all(),
-                asserts,
-            },
-        )
+        .create_key(NewKey {
+            name: "sample".to_owned(),
+            requests_per_minute: 60,
+            expires_at: 0,
+            routes: all(),
+            models: all(),
+            asserts,
+        })
         .await?;
-    // The sample's key is kept beside the sample's data, so that a second start can show it again.
-    write_private(&store.folder().join("sample.key"), &created.key)?;
-    Ok(())
+    Ok(created.key)
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {

@@ -106,13 +106,15 @@ pub enum LogFormat {
 /// Where the edge finds its snapshots and whom it believes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// A `file:///absolute/path` URL; `None` = `objects` in the data folder.
+    /// A `file:///absolute/path` or `s3://bucket/prefix` URL; `None` = `objects` in the data folder.
     pub location: Option<String>,
     pub poll_interval: Duration,
     /// Older snapshots admit nobody, or a revocation would never arrive offline.
     pub max_snapshot_age: Duration,
     /// Ed25519 public keys; empty = the `publisher.pub` of the data folder.
     pub trusted_keys: Vec<[u8; 32]>,
+    /// Bytes of run records that wait to be shipped; beyond it the oldest go. `None` keeps no records.
+    pub journal_max_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 //! Pure: every decision takes its input and `now`, and gives a value. This crate knows no HTTP, no files, no async
 //! and no ambient time, so that each decision can be replayed.
 
+pub mod experiment;
 pub mod grant;
 pub mod limits;
 pub mod upstream;

@@ -4,6 +4,7 @@ use crate::admit::admit;
 use crate::compose::compose;
 use crate::cors;
 use crate::dispatch::{Outcome, dispatch};
+use crate::feedback::{FEEDBACK, feedback};
 use crate::head::{Notes, note, percent_decode, percent_encode};
 use crate::identify::{Principal, identify};
 use crate::intake::intake;
@@ -14,7 +15,7 @@ use crate::recall::recall;
 use crate::refuse::{ErrorCode, Refusal, go_duration};
 use crate::relay::{relay, write_all};
 use crate::scrub::{EncodedBody, Scrubbed, scrub};
-use crate::settle::{Tally, settle};
+use crate::settle::{PromptUsed, Tally, settle};
 use crate::trace::{random_hex, traceparent};
 use crate::websocket;
 use crate::window::fit;
@@ -74,6 +75,7 @@ async fn journey(
     let trace = traceparent(head.headers.get("traceparent").and_then(|value| value.to_str().ok()));
 
     let principal = identify(head, live, live.load())?;
+    tally.key = Some(Arc::clone(&principal.key));
     notes.push((note::EPOCH, principal.prepared.epoch().to_string()));
     tally.done(Step::Identify);
 
@@ -88,8 +90,20 @@ async fn journey(
     let intake = intake(session, admitted).await?;
     tally.done(Step::Intake);
 
-    let plan = plan(intake, &session.req_header().headers)?;
+    if intake.path == FEEDBACK {
+        let body = feedback(&intake, live)?;
+        return Ok(respond(session, 202, "application/json", body, tally, notes).await);
+    }
+    let plan = plan(intake, &session.req_header().headers, &tally.request_id, &live.record_key)?;
     tally.route = Some(Arc::clone(&plan.route));
+    tally.units = plan.units;
+    tally.model.clone_from(&plan.model);
+    tally.prompt = plan.prompt.as_ref().map(|prompt| PromptUsed {
+        alias: prompt.alias.clone(),
+        environment: prompt.environment.clone(),
+        version: prompt.version.number,
+        arm: prompt.arm.clone(),
+    });
     notes.push((note::ROUTE, plan.route.label.clone()));
     tally.done(Step::Plan);
 
@@ -197,8 +211,11 @@ fn note_standing(standing: Option<Standing>, notes: &mut Notes) {
 /// What was added and what was taken out.
 fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     let composed = &scrubbed.composed;
-    if let (Some((alias, _)), Some(version)) = (&composed.recalled.plan.prompt, composed.version) {
-        notes.push((note::PROMPT, format!("{alias}@{version}")));
+    if let Some(prompt) = &composed.recalled.plan.prompt {
+        notes.push((note::PROMPT, format!("{}@{}", prompt.alias, prompt.version.number)));
+        if let Some((experiment, arm)) = &prompt.arm {
+            notes.push((note::EXPERIMENT, format!("{experiment}/{arm}")));
+        }
     }
     if let Some(window) = composed.recalled.plan.window.as_ref().filter(|window| !window.removed.is_empty()) {
         notes.push((note::HISTORY, format!("kept={} dropped={}", window.kept, window.removed.len())));
@@ -281,7 +298,7 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
     let prompt = plan
         .prompt
         .as_ref()
-        .map(|(alias, environment)| json!({ "alias": alias, "version": composed.version, "environment": environment }));
+        .map(|prompt| json!({ "alias": prompt.alias, "version": prompt.version.number, "environment": prompt.environment, "experiment": prompt.arm.as_ref().map(|(experiment, arm)| json!({ "name": experiment, "arm": arm })) }));
     let window = plan.window.as_ref().map(|window| {
         json!({
             "budget_tokens": plan.route.route.window_tokens, "used_tokens": window.tokens, "kept": window.kept,

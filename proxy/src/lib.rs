@@ -37,9 +37,11 @@ mod settle;
 // What it stands on.
 mod certificate;
 mod cors;
+mod feedback;
 mod head;
 mod live;
 mod metrics;
+mod prompt;
 mod refuse;
 mod trace;
 mod tunnel;

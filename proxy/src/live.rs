@@ -4,6 +4,7 @@
 //! exchange keeps the one that it began with to its end.
 
 use crate::metrics::{Metrics, RouteMeters};
+use crate::prompt::{DEFAULT, PromptEntry};
 use crate::upstreams::{Provider as UpstreamProvider, States, Target};
 use crate::window::Measured;
 use arc_swap::ArcSwap;
@@ -14,9 +15,7 @@ use sluice_index::{Assembled, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
-use sluice_segment::ArchivedPrompt;
-use sluice_state::Snapshot;
-use sluice_text::Template;
+use sluice_state::{Journal, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,7 +38,11 @@ pub struct Live {
     pub(crate) pepper: [u8; 32],
     /// Of what hashed placeholders are made. It follows from the pepper, so all edges of a fleet have the same.
     pub(crate) hash_key: [u8; 32],
+    /// Of what hashes of sessions and subjects in records are made; also the same at all edges.
+    pub(crate) record_key: [u8; 32],
     pub(crate) metrics: Metrics,
+    /// Where run records go; `None` where the configuration keeps none.
+    pub(crate) journal: Option<Arc<Journal>>,
     origin: Instant,
     running: AtomicUsize,
 }
@@ -61,7 +64,10 @@ pub struct Prepared {
     pub(crate) config: Arc<Config>,
     pub(crate) snapshot: Option<Arc<Snapshot>>,
     pub(crate) keys: HashMap<[u8; 32], Arc<KeyEntry>>,
-    pub(crate) prompts: HashMap<([u8; 16], String), Vec<PromptEntry>>,
+    prompts: HashMap<([u8; 16], String), Vec<PromptEntry>>,
+    /// The alias that `default` stands for, by tenant.
+    default_prompts: HashMap<[u8; 16], String>,
+    built_in_prompt: PromptEntry,
     pub(crate) providers: Vec<Arc<UpstreamProvider>>,
     /// By name and by alias.
     pub(crate) routes: HashMap<String, Arc<RouteEntry>>,
@@ -74,18 +80,11 @@ pub struct Prepared {
 pub struct KeyEntry {
     pub id: [u8; 16],
     pub tenant: [u8; 16],
+    /// Tenant and id as records name them.
+    pub tenant_name: String,
+    pub id_name: String,
     pub scope: Scope,
     pub grant: Grant,
-}
-
-/// A deployed prompt, compiled when it is first used.
-pub struct PromptEntry {
-    pub alias: String,
-    pub environment: String,
-    pub version: u32,
-    template: OnceLock<Result<Template, String>>,
-    messages: Vec<(String, String)>,
-    variables: BTreeMap<String, Option<serde_json::Value>>,
 }
 
 /// A route with its targets.
@@ -123,7 +122,7 @@ pub struct Readiness {
 }
 
 impl Live {
-    pub fn new(prepared: Prepared, pepper: [u8; 32], states: Arc<States>) -> Live {
+    pub fn new(prepared: Prepared, pepper: [u8; 32], states: Arc<States>, journal: Option<Arc<Journal>>) -> Live {
         let recall = &prepared.config.recall;
         let recalled = moka::sync::Cache::builder()
             .weigher(|_, block: &Arc<Assembled>| {
@@ -152,7 +151,9 @@ impl Live {
             cache_key,
             pepper,
             hash_key: blake3::derive_key("sluice 2026-11 hashed placeholders", &pepper),
+            record_key: blake3::derive_key("sluice 2026-11 units of records", &pepper),
             metrics,
+            journal,
             origin: Instant::now(),
             running: AtomicUsize::new(0),
         }
@@ -221,6 +222,10 @@ impl Live {
 
     /// All metrics, as `/metrics` gives them.
     pub fn render_metrics(&self) -> String {
+        if let Some(journal) = &self.journal {
+            let known = self.metrics.journal_dropped.get();
+            self.metrics.journal_dropped.inc_by(journal.dropped().saturating_sub(known));
+        }
         self.metrics.render()
     }
 
@@ -258,6 +263,7 @@ impl Prepared {
         prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         let mut keys = HashMap::new();
         let mut prompts: HashMap<_, Vec<PromptEntry>> = HashMap::new();
+        let mut default_prompts = HashMap::new();
         for tenant in snapshot.iter().flat_map(|snapshot| snapshot.registry.get().tenants.iter()) {
             for key in tenant.keys.iter() {
                 let requests_per_minute = key.requests_per_minute.to_native();
@@ -271,16 +277,38 @@ impl Prepared {
                 };
                 keys.insert(
                     key.hash,
-                    Arc::new(KeyEntry { id: key.id, tenant: tenant.id, scope: Scope::of_tenant(tenant.id), grant }),
+                    Arc::new(KeyEntry {
+                        id: key.id,
+                        tenant: tenant.id,
+                        tenant_name: hex::encode(tenant.id),
+                        id_name: hex::encode(key.id),
+                        scope: Scope::of_tenant(tenant.id),
+                        grant,
+                    }),
                 );
             }
             for prompt in tenant.prompts.iter() {
                 let entry = PromptEntry::new(prompt);
                 prompts.entry((tenant.id, entry.alias.clone())).or_default().push(entry);
             }
+            if let Some(alias) = tenant.default_prompt.as_ref() {
+                default_prompts.insert(tenant.id, alias.as_str().to_owned());
+            }
         }
         let providers = providers.into_values().collect();
-        Ok(Prepared { config, snapshot, keys, prompts, providers, routes, prefixes, wildcard })
+        let built_in_prompt = PromptEntry::built_in();
+        Ok(Prepared {
+            config,
+            snapshot,
+            keys,
+            prompts,
+            default_prompts,
+            built_in_prompt,
+            providers,
+            routes,
+            prefixes,
+            wildcard,
+        })
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -293,8 +321,19 @@ impl Prepared {
         age > self.config.snapshot.max_snapshot_age.as_micros() as i64
     }
 
+    /// The prompt in force. `default` is the tenant's default prompt, or the built-in one where that is not in force.
     pub(crate) fn prompt(&self, tenant: [u8; 16], alias: &str, environment: &str) -> Option<&PromptEntry> {
-        self.prompts.get(&(tenant, alias.to_owned()))?.iter().find(|prompt| prompt.environment == environment)
+        let in_force = |alias: &str| {
+            let entries = self.prompts.get(&(tenant, alias.to_owned()))?;
+            entries.iter().find(|prompt| prompt.environment == environment)
+        };
+        match alias {
+            DEFAULT => {
+                let chosen = self.default_prompts.get(&tenant).and_then(|alias| in_force(alias));
+                Some(chosen.unwrap_or(&self.built_in_prompt))
+            }
+            alias => in_force(alias),
+        }
     }
 
     /// The route of that name: its own, an alias, or the longest prefix.
@@ -307,40 +346,6 @@ impl Prepared {
 
     pub(crate) fn wildcard(&self) -> Option<&Arc<RouteEntry>> {
         self.wildcard.as_ref()
-    }
-}
-
-impl PromptEntry {
-    fn new(prompt: &ArchivedPrompt) -> PromptEntry {
-        let variables = prompt.variables.iter().map(|variable| {
-            let default = variable.default.as_ref().and_then(|default| serde_json::from_str(default.as_str()).ok());
-            (variable.name.as_str().to_owned(), default)
-        });
-        PromptEntry {
-            alias: prompt.alias.as_str().to_owned(),
-            environment: prompt.environment.as_str().to_owned(),
-            version: prompt.version.to_native(),
-            template: OnceLock::new(),
-            messages: prompt
-                .messages
-                .iter()
-                .map(|message| (message.role.as_str().to_owned(), message.template.as_str().to_owned()))
-                .collect(),
-            variables: variables.collect(),
-        }
-    }
-
-    pub fn template(&self) -> Result<&Template, &str> {
-        let compile =
-            || Template::compile(&self.messages, Some(self.variables.clone())).map_err(|error| error.to_string());
-        self.template.get_or_init(compile).as_ref().map_err(String::as_str)
-    }
-}
-
-impl PromptEntry {
-    /// The templates of its messages.
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        self.messages.iter().map(|(_, template)| template.as_str())
     }
 }
 

@@ -144,6 +144,7 @@ pub struct Metrics {
     pub upstream_cancelled: Counter,
     websocket: [Counter; 2],
     pub epoch: Gauge,
+    pub journal_dropped: Counter,
     pub sync_failures: Counter,
 }
 
@@ -212,6 +213,8 @@ impl Metrics {
         registry.register("websocket_bytes", "Bytes of realtime sessions by direction, as framed", websocket.clone());
         let websocket =
             ["input", "output"].map(|direction| websocket.get_or_create_owned(&DirectionLabels { direction }));
+        let journal_dropped = Counter::default();
+        registry.register("journal_dropped", "Records for which the journal had no room", journal_dropped.clone());
         let epoch = Gauge::default();
         registry.register("snapshot_epoch", "Epoch of the snapshot in force; 0 before the first", epoch.clone());
         let sync_failures = Counter::default();
@@ -244,6 +247,7 @@ impl Metrics {
             upstream_cancelled,
             websocket,
             epoch,
+            journal_dropped,
             sync_failures,
         }
     }

@@ -4,6 +4,7 @@ use crate::admit::Admitted;
 use crate::head::percent_decode;
 use crate::intake::{Body, EXPLAIN, Intake};
 use crate::live::RouteEntry;
+use crate::prompt::{Chosen, Units};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::window::Window;
 use http::HeaderMap;
@@ -26,8 +27,10 @@ pub struct Plan {
     pub stream: bool,
     /// Hash of what the request belongs to, so that it stays with a provider whose prompt cache is warm.
     pub session: Option<u64>,
-    /// Alias and environment of the managed prompt, which exists.
-    pub prompt: Option<(String, String)>,
+    /// The managed prompt.
+    pub prompt: Option<Chosen>,
+    /// What the caller said of itself, hashed for records.
+    pub units: UnitHashes,
     pub variables: Variables,
     pub collections: Vec<String>,
     pub context_tokens: usize,
@@ -49,6 +52,22 @@ struct Steering {
     context_tokens: Option<usize>,
     filter: Filter,
     session: Option<String>,
+    subject: Option<String>,
+}
+
+/// Sessions and subjects as records know them: keyed hashes, so that a record tells nothing to who has no key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnitHashes {
+    pub session: Option<[u8; 16]>,
+    pub subject: Option<[u8; 16]>,
+}
+
+/// The hash under which a tenant's unit is known in records.
+pub fn unit_hash(key: &[u8; 32], tenant: &[u8; 16], kind: &str, unit: &str) -> [u8; 16] {
+    let mut hash = [0; 16];
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update(tenant).update(kind.as_bytes()).update(&[0]).update(unit.as_bytes()).finalize_xof().fill(&mut hash);
+    hash
 }
 
 impl Plan {
@@ -77,7 +96,7 @@ impl Plan {
     }
 }
 
-pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
+pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u8; 32]) -> Result<Plan, Refusal> {
     let Intake { admitted, path, query, body } = intake;
     let grant = &admitted.principal.key.grant;
     let explain = path == EXPLAIN;
@@ -117,17 +136,25 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
     if is_chat {
         let environment = steering.environment.unwrap_or_else(|| route.route.environment.clone());
         if let Some(alias) = steering.prompt.or_else(|| route.route.prompt.clone()) {
-            if admitted.principal.prepared.prompt(admitted.principal.key.tenant, &alias, &environment).is_none() {
-                return Err(Refusal::new(
+            let key = &admitted.principal.key;
+            let found = admitted.principal.prepared.prompt(key.tenant, &alias, &environment).ok_or_else(|| {
+                Refusal::new(
                     ErrorCode::PromptNotFound,
                     format!(
                         "No prompt `{alias}` is deployed to `{environment}`. Run `sluice prompt deploy {alias} --environment {environment}`."
                     ),
-                ));
-            }
-            prompt = Some((alias, environment));
+                )
+            })?;
+            prompt = Some(found.choose(&Units {
+                session: steering.session.as_deref(),
+                subject: steering.subject.as_deref(),
+                key: key.id,
+                request: request_id.as_bytes(),
+            }));
         }
-        collections = route.route.collections.clone();
+        if prompt.as_ref().is_none_or(|prompt| prompt.context) {
+            collections = route.route.collections.clone();
+        }
         if let Some(wanted) = &steering.collections {
             collections.retain(|name| wanted.contains(name));
         }
@@ -137,7 +164,12 @@ pub fn plan(intake: Intake, headers: &HeaderMap) -> Result<Plan, Refusal> {
         let hash = blake3::Hasher::new().update(&admitted.principal.key.tenant).update(session.as_bytes()).finalize();
         u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default())
     });
+    let unit = |kind: &str, unit: &Option<String>| {
+        unit.as_ref().map(|unit| unit_hash(hash_key, &admitted.principal.key.tenant, kind, unit))
+    };
+    let units = UnitHashes { session: unit("session", &steering.session), subject: unit("subject", &steering.subject) };
     Ok(Plan {
+        units,
         admitted,
         path,
         query,
@@ -224,8 +256,9 @@ impl Steering {
                         Filter::parse(&value).map_err(|fault| invalid(format!("`sluice.filter`: {fault}")))?;
                 }
                 Assert::Session => self.session = Some(text()?),
-                // Accepted so that programs can send them already; subjects and agents have no state yet.
-                Assert::Subject | Assert::Agent => drop(text()?),
+                Assert::Subject => self.subject = Some(text()?),
+                // Accepted so that programs can send it already; agents have no state yet.
+                Assert::Agent => drop(text()?),
                 Assert::Explain => {
                     return Err(invalid(format!("to see what would be sent, send this body to `{EXPLAIN}`")));
                 }
@@ -250,6 +283,9 @@ impl Steering {
         };
         if let Some(session) = header("x-sluice-session", Assert::Session)? {
             self.session = Some(session);
+        }
+        if let Some(subject) = header("x-sluice-subject", Assert::Subject)? {
+            self.subject = Some(subject);
         }
         if let Some(prompt) = header("x-sluice-prompt", Assert::Prompt)? {
             self.prompt = Some(prompt);

@@ -46,6 +46,7 @@ pub enum ErrorCode {
     InvalidRequest,
     DuplicateField,
     MissingVariable,
+    InvalidVariable,
     PromptRenderFailed,
     PromptNotFound,
     UnscrubbableContent,
@@ -63,7 +64,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 26] = [
+    pub const ALL: [ErrorCode; 27] = [
         ErrorCode::InvalidApiKey,
         ErrorCode::NotPermitted,
         ErrorCode::ModelNotFound,
@@ -76,6 +77,7 @@ impl ErrorCode {
         ErrorCode::InvalidRequest,
         ErrorCode::DuplicateField,
         ErrorCode::MissingVariable,
+        ErrorCode::InvalidVariable,
         ErrorCode::PromptRenderFailed,
         ErrorCode::PromptNotFound,
         ErrorCode::UnscrubbableContent,
@@ -109,6 +111,7 @@ impl ErrorCode {
             InvalidRequest => ("invalid_request", 400, "invalid_request_error", Caller, false),
             DuplicateField => ("duplicate_field", 400, "invalid_request_error", Caller, false),
             MissingVariable => ("missing_variable", 400, "invalid_request_error", Caller, false),
+            InvalidVariable => ("invalid_variable", 400, "invalid_request_error", Caller, false),
             PromptRenderFailed => ("prompt_render_failed", 400, "invalid_request_error", Caller, false),
             PromptNotFound => ("prompt_not_found", 404, "invalid_request_error", Caller, false),
             UnscrubbableContent => ("unscrubbable_content", 400, "invalid_request_error", Policy, false),

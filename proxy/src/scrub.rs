@@ -78,6 +78,9 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
         Body::Json(envelope) => {
             let mut splices = Splices::default();
             envelope.remove_steering(&mut splices);
+            if let Some(prompt) = &composed.recalled.plan.prompt {
+                envelope.set_defaults(&prompt.version.parameters, &mut splices);
+            }
             let texts = if rules.is_empty() || listed {
                 Default::default()
             } else {
@@ -125,7 +128,9 @@ impl Scrubbed {
         let plan = &self.composed.recalled.plan;
         let dialect = self.dialect();
         let theirs = target.provider.family.unwrap_or(Family::of_path(&plan.path));
-        let model = target.model.as_deref().or(plan.model.as_deref());
+        let prompt = plan.prompt.as_ref().map(|prompt| &prompt.version);
+        let of_prompt = prompt.and_then(|version| version.model.as_deref());
+        let model = target.model.as_deref().or(of_prompt).or(plan.model.as_deref());
         let mut encoded =
             Encoded { body: EncodedBody::Empty, dialect, path: String::new(), lost: Vec::new(), asked_usage: false };
         if Family::of_path(&plan.path) != theirs {

@@ -1,10 +1,13 @@
 //! What happened: metrics and one log line. Called explicitly at the end of every exchange, never from `Drop`.
 
-use crate::live::{Live, RouteEntry};
+use crate::live::{KeyEntry, Live, RouteEntry, now_microseconds};
 use crate::metrics::{KindLabels, Step, microseconds};
+use crate::plan::UnitHashes;
 use crate::refuse::ErrorCode;
 use crate::upstreams::Target;
+use sluice_segment::{Record, Run};
 use sluice_wire::event::Usage;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,21 @@ pub struct Tally {
     pub usage: Usage,
     pub upstream: Option<Duration>,
     pub scrubbed: Vec<(String, u32)>,
+    /// Who asked, once that is known.
+    pub key: Option<Arc<KeyEntry>>,
+    /// Which prompt version, and of which experiment's arm.
+    pub prompt: Option<PromptUsed>,
+    pub units: UnitHashes,
+    /// What the client named as the model.
+    pub model: Option<String>,
+}
+
+/// The prompt of an exchange, for its record.
+pub struct PromptUsed {
+    pub alias: String,
+    pub environment: String,
+    pub version: u32,
+    pub arm: Option<(String, String)>,
 }
 
 impl Tally {
@@ -39,6 +57,10 @@ impl Tally {
             usage: Usage::default(),
             upstream: None,
             scrubbed: Vec::new(),
+            key: None,
+            prompt: None,
+            units: UnitHashes::default(),
+            model: None,
         }
     }
 
@@ -125,6 +147,9 @@ pub fn settle(tally: Tally, live: &Live) {
             metrics.upstream_cancelled.inc();
         }
     }
+    if let (Some(journal), Some(key)) = (&live.journal, &tally.key) {
+        journal.append(&record(&tally, key));
+    }
     tracing::debug!(
         request_id = tally.request_id,
         route = tally.route.as_ref().map(|route| route.name.as_str()),
@@ -137,4 +162,39 @@ pub fn settle(tally: Tally, live: &Live) {
         output_tokens = tally.usage.output,
         "exchange ended"
     );
+}
+
+/// The exchange as the store gets to know it. Ids, counts and times; no text of the conversation.
+fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
+    let hash = |hash: Option<[u8; 16]>| hash.map_or(Cow::Borrowed(""), |hash| Cow::Owned(hex::encode(hash)));
+    let prompt = tally.prompt.as_ref();
+    let arm = prompt.and_then(|prompt| prompt.arm.as_ref());
+    let (session, subject) = (hash(tally.units.session), hash(tally.units.subject));
+    let target = tally.target.as_ref();
+    let model = target.and_then(|target| target.model.as_deref()).or(tally.model.as_deref()).unwrap_or_default();
+    let count = |tokens: Option<u64>| i64::try_from(tokens.unwrap_or(0)).unwrap_or(i64::MAX);
+    let run = Run {
+        id: Cow::Borrowed(&tally.request_id),
+        tenant: Cow::Borrowed(&key.tenant_name),
+        at: now_microseconds(),
+        key: Cow::Borrowed(&key.id_name),
+        route: tally.route.as_ref().map_or(Cow::Borrowed(""), |route| Cow::Borrowed(route.name.as_str())),
+        provider: target.map_or(Cow::Borrowed(""), |target| Cow::Borrowed(target.provider.name.as_str())),
+        model: Cow::Borrowed(model),
+        prompt: prompt.map_or(Cow::Borrowed(""), |prompt| Cow::Borrowed(prompt.alias.as_str())),
+        version: prompt.map_or(0, |prompt| i64::from(prompt.version)),
+        environment: prompt.map_or(Cow::Borrowed(""), |prompt| Cow::Borrowed(prompt.environment.as_str())),
+        experiment: arm.map_or(Cow::Borrowed(""), |(experiment, _)| Cow::Borrowed(experiment.as_str())),
+        arm: arm.map_or(Cow::Borrowed(""), |(_, arm)| Cow::Borrowed(arm.as_str())),
+        session,
+        subject,
+        status: i64::from(tally.status),
+        error: Cow::Borrowed(tally.error.map_or("", |code| code.row().name)),
+        input_tokens: count(tally.usage.input),
+        output_tokens: count(tally.usage.output),
+        own_microseconds: tally.own().as_micros() as i64,
+        total_microseconds: tally.started.elapsed().as_micros() as i64,
+    };
+    // Strings and numbers have no form that JSON lacks.
+    serde_json::to_vec(&Record::Run(run)).unwrap_or_default()
 }

@@ -100,13 +100,8 @@ pub fn fit(mut plan: Plan, live: &Live) -> Plan {
 
 /// The managed prompt before it is rendered, with all that is put into it.
 fn prompt_tokens(plan: &Plan, live: &Live) -> usize {
-    let principal = &plan.admitted.principal;
-    let prompt = plan
-        .prompt
-        .as_ref()
-        .and_then(|(alias, environment)| principal.prepared.prompt(principal.key.tenant, alias, environment));
-    let Some(prompt) = prompt else { return 0 };
-    let templates: usize = prompt.texts().map(|text| measure(text, live).tokens + FRAME_TOKENS).sum();
+    let Some(prompt) = &plan.prompt else { return 0 };
+    let templates: usize = prompt.version.texts().map(|text| measure(text, live).tokens + FRAME_TOKENS).sum();
     let variables: usize = plan.variables.values().map(|value| value.to_string().len()).sum();
     templates + variables / 2
 }

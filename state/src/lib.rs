@@ -1,10 +1,13 @@
-//! Performs what outlives a request at an edge: following the published snapshots.
+//! Performs what outlives a request at an edge: following the published snapshots, and keeping records of what happened.
 //!
 //! It knows neither the request path nor any dialect. A [`Follower`] polls a snapshot location, downloads what
 //! changed into a folder of the edge's own, verifies it, opens and warms it, and hands over a [`Snapshot`]. Whatever
-//! goes wrong is an error that the caller reports; the snapshot in force stays.
+//! goes wrong is an error that the caller reports; the snapshot in force stays. A [`Journal`] takes records without
+//! waiting and ships them to the same location.
 
 mod cache;
 mod follower;
+mod journal;
 
 pub use follower::{Follower, Snapshot, SyncError};
+pub use journal::Journal;

@@ -68,7 +68,7 @@ impl From<StoreError> for Fault {
         match error {
             StoreError::Invalid(message) => Fault::invalid(message),
             StoreError::NotFound { .. } => Fault::of(StatusCode::NOT_FOUND, "not_found", error.to_string()),
-            StoreError::Conflict(_) | StoreError::Exists { .. } => {
+            StoreError::Conflict { .. } | StoreError::Exists { .. } | StoreError::InUse { .. } => {
                 Fault::of(StatusCode::CONFLICT, "conflict", error.to_string())
             }
             _ => Fault::of(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", error.to_string()),
@@ -93,14 +93,13 @@ struct Whose {
 }
 
 impl Whose {
-    fn name(self, api: &Api) -> String {
-        self.tenant.unwrap_or_else(|| api.tenant.to_string())
+    async fn tenancy(self, api: &Api) -> Result<crate::Tenancy, StoreError> {
+        api.store.make_tenancy(self.tenant.as_deref().unwrap_or(&api.tenant), "operator").await
     }
 }
 
 async fn collections(State(api): State<Api>, Query(whose): Query<Whose>) -> Result<Json<Value>, Fault> {
-    let tenant = whose.name(&api);
-    let found = api.store.collections(&tenant).await?;
+    let found = whose.tenancy(&api).await?.collections().await?;
     let list = found
         .into_iter()
         .map(|(name, documents, chunks)| json!({ "name": name, "documents": documents, "chunks": chunks }));
@@ -128,7 +127,7 @@ async fn upsert(
     };
     let documents = list.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     let documents = documents.into_iter().map(|document| Ok((document, 0)));
-    let done = api.store.ingest(&whose.name(&api), &collection, documents, |_, _| {}).await;
+    let done = whose.tenancy(&api).await?.ingest(&collection, documents, |_, _| {}).await;
     match done {
         Ok(summary) => Ok(Json(json!({ "collection": collection, "summary": summary }))),
         Err(IngestError::Store(error)) => Err(error.into()),
@@ -141,7 +140,7 @@ async fn remove_one(
     Path((collection, document)): Path<(String, String)>,
     Query(whose): Query<Whose>,
 ) -> Result<Json<Value>, Fault> {
-    let removed = api.store.remove_documents(&whose.name(&api), &collection, std::slice::from_ref(&document)).await?;
+    let removed = whose.tenancy(&api).await?.remove_documents(&collection, std::slice::from_ref(&document)).await?;
     match removed {
         0 => Err(Fault::of(StatusCode::NOT_FOUND, "not_found", format!("`{collection}` has no document `{document}`"))),
         removed => Ok(Json(json!({ "removed": removed }))),
@@ -163,6 +162,6 @@ async fn remove_many(
     if ids.len() > MAX_DOCUMENTS {
         return Err(Fault::invalid(format!("`ids` has {} members, at most {MAX_DOCUMENTS} are taken", ids.len())));
     }
-    let removed = api.store.remove_documents(&whose.name(&api), &collection, &ids).await?;
+    let removed = whose.tenancy(&api).await?.remove_documents(&collection, &ids).await?;
     Ok(Json(json!({ "removed": removed })))
 }

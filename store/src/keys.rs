@@ -1,6 +1,7 @@
 //! API keys: 256 random bits, shown once, kept as a peppered hash.
 
-use crate::{Identity, Store, StoreError, check_name, new_id, now, record_event};
+use crate::{Identity, StoreError, Tenancy, check_name, new_id, now};
+use serde_json::json;
 use sqlx::Row;
 
 /// What a new key is to be.
@@ -45,11 +46,10 @@ pub fn hash_key(pepper: &[u8; 32], key: &str) -> [u8; 32] {
     *blake3::keyed_hash(pepper, key.as_bytes()).as_bytes()
 }
 
-impl Store {
-    pub async fn create_key(&self, tenant: &str, new: NewKey) -> Result<CreatedKey, StoreError> {
+impl Tenancy {
+    pub async fn create_key(&self, new: NewKey) -> Result<CreatedKey, StoreError> {
         check_name("key", &new.name)?;
-        let tenant = self.tenant(tenant).await?;
-        let identity = Identity::open(self.folder())?;
+        let identity = Identity::open(self.store.folder())?;
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(StoreError::Random)?;
         let key = format!("sk-sluice-{}", hex::encode(random));
@@ -57,7 +57,7 @@ impl Store {
         let taken: i64 = sqlx::query_scalar(
             "SELECT COUNT(*) FROM principal WHERE tenant_id = $1 AND name = $2 AND revoked_at IS NULL",
         )
-        .bind(&tenant)
+        .bind(&self.id)
         .bind(&new.name)
         .fetch_one(&mut *write)
         .await?;
@@ -67,7 +67,7 @@ impl Store {
         let id = new_id();
         sqlx::query("INSERT INTO principal (id, tenant_id, name, cred_hash, prefix, rpm, routes, models, asserts, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
             .bind(&id)
-            .bind(&tenant)
+            .bind(&self.id)
             .bind(&new.name)
             .bind(hash_key(&identity.pepper, &key).to_vec())
             .bind(&key[..16])
@@ -79,14 +79,13 @@ impl Store {
             .bind(new.expires_at)
             .execute(&mut *write)
             .await?;
-        record_event(&mut write, &tenant, "key.created", &new.name).await?;
+        self.record(&mut write, "key.created", &new.name, json!(null)).await?;
         write.commit().await?;
         Ok(CreatedKey { id: hex::encode(id), key })
     }
 
-    pub async fn keys(&self, tenant: &str) -> Result<Vec<KeyRecord>, StoreError> {
-        let tenant = self.tenant(tenant).await?;
-        let rows = sqlx::query("SELECT id, name, prefix, rpm, routes, models, asserts, created_at, expires_at, revoked_at FROM principal WHERE tenant_id = $1 ORDER BY created_at").bind(tenant).fetch_all(&self.pool).await?;
+    pub async fn keys(&self) -> Result<Vec<KeyRecord>, StoreError> {
+        let rows = sqlx::query("SELECT id, name, prefix, rpm, routes, models, asserts, created_at, expires_at, revoked_at FROM principal WHERE tenant_id = $1 ORDER BY created_at").bind(&self.id).fetch_all(&mut *self.read().await?).await?;
         let records = rows.iter().map(|row| {
             Ok(KeyRecord {
                 id: hex::encode(row.try_get::<Vec<u8>, _>("id")?),
@@ -105,15 +104,14 @@ impl Store {
     }
 
     /// Revokes the key with that id or name. Revoking twice is no error.
-    pub async fn revoke_key(&self, tenant: &str, id_or_name: &str) -> Result<(), StoreError> {
-        let tenant = self.tenant(tenant).await?;
+    pub async fn revoke_key(&self, id_or_name: &str) -> Result<(), StoreError> {
         let id = hex::decode(id_or_name).unwrap_or_default();
         let mut write = self.write().await?;
-        let found = sqlx::query("UPDATE principal SET revoked_at = COALESCE(revoked_at, $1) WHERE tenant_id = $2 AND (id = $3 OR name = $4)").bind(now()).bind(&tenant).bind(id).bind(id_or_name).execute(&mut *write).await?;
+        let found = sqlx::query("UPDATE principal SET revoked_at = COALESCE(revoked_at, $1) WHERE tenant_id = $2 AND (id = $3 OR name = $4)").bind(now()).bind(&self.id).bind(id).bind(id_or_name).execute(&mut *write).await?;
         if found.rows_affected() == 0 {
             return Err(StoreError::NotFound { kind: "key", name: id_or_name.to_owned() });
         }
-        record_event(&mut write, &tenant, "key.revoked", id_or_name).await?;
+        self.record(&mut write, "key.revoked", id_or_name, json!(null)).await?;
         write.commit().await?;
         Ok(())
     }

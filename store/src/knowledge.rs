@@ -3,10 +3,11 @@
 //! A document is one transaction: an ingestion that was killed leaves whole documents, and running it again does what
 //! is missing. A document whose content did not change costs one look-up.
 
-use crate::{Store, StoreError, check_name, new_id, now, record_event};
+use crate::database::Work;
+use crate::{StoreError, Tenancy, check_name, new_id, now};
+use serde_json::json;
 use sluice_segment::ObjectHash;
 use sluice_text::{Embedder, chunk, searchable};
-use sqlx::{Sqlite, Transaction};
 use std::path::{Path, PathBuf};
 
 /// Chunks are cut to about this many tokens: large enough for a paragraph with its context, small enough that several
@@ -206,17 +207,15 @@ struct Prepared {
     chunks: Vec<(sluice_text::Chunk, Vec<u8>, Option<Vec<u8>>)>,
 }
 
-impl Store {
+impl Tenancy {
     /// Ingests documents in batches; `progress` is told the documents and bytes of each batch that is committed.
     pub async fn ingest(
         &self,
-        tenant: &str,
         collection: &str,
         documents: impl Iterator<Item = Result<(Document, u64), ReadError>>,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<IngestSummary, IngestError> {
         check_name("collection", collection)?;
-        let tenant = self.tenant(tenant).await?;
         let embedder = Embedder::shipped().map_err(|error| StoreError::Invalid(error.to_string()))?;
         let mut summary = IngestSummary::default();
         let mut batch = Vec::new();
@@ -226,7 +225,7 @@ impl Store {
             summary.documents += 1;
             batch_bytes += bytes;
             let hash = document_hash(&document);
-            if self.holds(&tenant, collection, &document.id, &hash).await? {
+            if self.holds(collection, &document.id, &hash).await? {
                 summary.unchanged += 1;
             } else {
                 summary.new += 1;
@@ -235,26 +234,29 @@ impl Store {
                 batch.push(prepared);
             }
             if batch.len() == BATCH {
-                self.keep(&tenant, collection, std::mem::take(&mut batch), embedder, &mut summary).await?;
+                self.keep(collection, std::mem::take(&mut batch), embedder, &mut summary).await?;
                 progress(summary.documents, std::mem::take(&mut batch_bytes));
             }
         }
-        self.keep(&tenant, collection, batch, embedder, &mut summary).await?;
+        self.keep(collection, batch, embedder, &mut summary).await?;
         progress(summary.documents, batch_bytes);
         Ok(summary)
     }
 
     /// Whether a document is stored with that content.
-    async fn holds(&self, tenant: &[u8], collection: &str, id: &str, hash: &[u8]) -> Result<bool, StoreError> {
+    async fn holds(&self, collection: &str, id: &str, hash: &[u8]) -> Result<bool, StoreError> {
         let find = "SELECT content_hash FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3";
-        let known: Option<Vec<u8>> =
-            sqlx::query_scalar(find).bind(tenant).bind(collection).bind(id).fetch_optional(&self.pool).await?;
+        let known: Option<Vec<u8>> = sqlx::query_scalar(find)
+            .bind(&self.id)
+            .bind(collection)
+            .bind(id)
+            .fetch_optional(&mut *self.read().await?)
+            .await?;
         Ok(known.as_deref() == Some(hash))
     }
 
     async fn keep(
         &self,
-        tenant: &[u8],
         collection: &str,
         batch: Vec<Prepared>,
         embedder: &Embedder,
@@ -263,6 +265,7 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
+        let tenant = self.id.as_slice();
         let mut write = self.write().await?;
         let most: usize = batch.iter().map(|prepared| prepared.chunks.len()).sum();
         let mut sequence = take_sequences(&mut write, tenant, collection, most).await?;
@@ -311,55 +314,42 @@ impl Store {
                     .await?;
             }
         }
-        record_event(&mut write, tenant, "knowledge.ingested", collection).await?;
+        self.record(&mut write, "knowledge.ingested", collection, json!(null)).await?;
         write.commit().await?;
         Ok(())
     }
 
     /// Removes documents from a collection, all at once; says how many there were.
-    pub async fn remove_documents(
-        &self,
-        tenant: &str,
-        collection: &str,
-        documents: &[String],
-    ) -> Result<u64, StoreError> {
+    pub async fn remove_documents(&self, collection: &str, documents: &[String]) -> Result<u64, StoreError> {
         check_name("collection", collection)?;
-        let tenant = self.tenant(tenant).await?;
         let mut write = self.write().await?;
         let mut removed = 0;
         for document in documents {
-            removed += u64::from(remove(&mut write, &tenant, collection, document).await?);
+            removed += u64::from(remove(&mut write, &self.id, collection, document).await?);
         }
         if removed > 0 {
-            record_event(&mut write, &tenant, "knowledge.removed", collection).await?;
+            self.record(&mut write, "knowledge.removed", collection, json!({ "documents": removed })).await?;
         }
         write.commit().await?;
         Ok(removed)
     }
 
     /// Every collection with its documents and chunks.
-    pub async fn collections(&self, tenant: &str) -> Result<Vec<(String, i64, i64)>, StoreError> {
-        let tenant = self.tenant(tenant).await?;
+    pub async fn collections(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
         let find = "SELECT name, (SELECT COUNT(*) FROM document d WHERE d.tenant_id = c.tenant_id AND d.collection = c.name), (SELECT COUNT(*) FROM snippet s WHERE s.tenant_id = c.tenant_id AND s.collection = c.name) FROM collection c WHERE tenant_id = $1 ORDER BY name";
-        Ok(sqlx::query_as(find).bind(tenant).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(find).bind(&self.id).fetch_all(&mut *self.read().await?).await?)
     }
 
     /// The ids of all documents of a collection, in order.
-    pub async fn documents(&self, tenant: &str, collection: &str) -> Result<Vec<String>, StoreError> {
-        let tenant = self.tenant(tenant).await?;
+    pub async fn documents(&self, collection: &str) -> Result<Vec<String>, StoreError> {
         let find = "SELECT external_id FROM document WHERE tenant_id = $1 AND collection = $2 ORDER BY external_id";
-        Ok(sqlx::query_scalar(find).bind(tenant).bind(collection).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_scalar(find).bind(&self.id).bind(collection).fetch_all(&mut *self.read().await?).await?)
     }
 }
 
 /// The first of `count` numbers that no snippet of the collection had before. The row stays locked until the
 /// transaction ends, so numbers become visible in their order.
-async fn take_sequences(
-    write: &mut Transaction<'static, Sqlite>,
-    tenant: &[u8],
-    collection: &str,
-    count: usize,
-) -> Result<i64, StoreError> {
+async fn take_sequences(write: &mut Work, tenant: &[u8], collection: &str, count: usize) -> Result<i64, StoreError> {
     sqlx::query("INSERT INTO collection (tenant_id, name, next_sequence) VALUES ($1, $2, 1) ON CONFLICT (tenant_id, name) DO NOTHING")
         .bind(tenant)
         .bind(collection)
@@ -375,12 +365,7 @@ async fn take_sequences(
 }
 
 /// Removes a document with its chunks. A chunk that another document repeats becomes that document's.
-async fn remove(
-    write: &mut Transaction<'static, Sqlite>,
-    tenant: &[u8],
-    collection: &str,
-    external: &str,
-) -> Result<bool, StoreError> {
+async fn remove(write: &mut Work, tenant: &[u8], collection: &str, external: &str) -> Result<bool, StoreError> {
     let find = "SELECT id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3";
     let id: Option<Vec<u8>> =
         sqlx::query_scalar(find).bind(tenant).bind(collection).bind(external).fetch_optional(&mut **write).await?;

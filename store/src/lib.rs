@@ -1,34 +1,56 @@
-//! The source of truth: keys, prompts and their versions, knowledge; and the publisher of snapshots.
+//! The source of truth: keys, prompts and their versions, experiments, knowledge, records; and the publisher of
+//! snapshots.
 //!
-//! It knows neither the request path nor any dialect. Everything lives in one data folder: the database, the
-//! publisher's signing key, the pepper of key hashes. Writes are transactions; a command that was killed is finished
-//! by running it again.
+//! It knows neither the request path nor any dialect. The database is one file in the data folder or a PostgreSQL
+//! server; the publisher's signing key and the pepper of key hashes are in the data folder. Writes are transactions; a
+//! command that was killed is finished by running it again.
 
 mod api;
+mod artifacts;
+mod content;
+mod database;
+mod deployments;
+mod diff;
+mod experiments;
 mod identity;
 mod keys;
 mod knowledge;
-mod prompts;
 mod publish;
-mod schema;
+mod records;
+mod registry;
+mod resolve;
 
 pub use api::router;
+pub use artifacts::{Artifact, Change, Version};
+pub use content::{Content, Kind, Link, PromptContent, PromptMessage};
+pub use deployments::{Deploy, Deployment};
+pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};
-pub use prompts::{PromptFile, PromptRecord, PromptVersion};
 pub use publish::{Publication, PublishError, verify_published};
+pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, Transaction};
+use database::{Database, Whose, Work};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An opened store.
 #[derive(Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    database: Database,
     folder: PathBuf,
+}
+
+/// One tenant's part of the store, used by somebody: the only way to what belongs to a tenant.
+#[derive(Clone)]
+pub struct Tenancy {
+    store: Store,
+    id: Vec<u8>,
+    name: String,
+    /// Who does it, for history.
+    actor: String,
 }
 
 /// Something that the store could not do.
@@ -48,27 +70,24 @@ pub enum StoreError {
     NotFound { kind: &'static str, name: String },
     #[error("{kind} `{name}` exists already")]
     Exists { kind: &'static str, name: String },
-    #[error("somebody else changed `{0}` at the same time; look at it and try again")]
-    Conflict(String),
+    #[error("{kind} `{name}` is in use: {by}")]
+    InUse { kind: &'static str, name: String, by: String },
+    #[error("somebody else changed `{name}`: it is at revision {found}; look at it and try again")]
+    Conflict { name: String, found: i64 },
+    #[error("{0}")]
+    Limit(String),
+    #[error("{0}")]
+    Forbidden(String),
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
 }
 
 impl Store {
-    /// Opens the store in `folder`, making what is missing: the folder, the database, its tables.
-    pub async fn open(folder: &Path) -> Result<Store, StoreError> {
+    /// Opens the store: the PostgreSQL database at `url`, or the one in `folder`. Makes what is missing: the folder,
+    /// the database's file, the tables.
+    pub async fn open(folder: &Path, url: Option<&str>) -> Result<Store, StoreError> {
         std::fs::create_dir_all(folder).map_err(|source| StoreError::Open { folder: folder.to_owned(), source })?;
-        let options = SqliteConnectOptions::new()
-            .filename(folder.join("store.db"))
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // With FULL an acknowledged write survives power loss, not only the process's death.
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(20));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
-        schema::migrate(&pool).await?;
-        Ok(Store { pool, folder: folder.to_owned() })
+        Ok(Store { database: Database::open(folder, url).await?, folder: folder.to_owned() })
     }
 
     /// The data folder.
@@ -76,64 +95,105 @@ impl Store {
         &self.folder
     }
 
-    /// The id of the tenant named `slug`, made if it is new.
-    pub async fn tenant(&self, slug: &str) -> Result<Vec<u8>, StoreError> {
-        check_name("tenant", slug)?;
-        let find = "SELECT id FROM tenant WHERE slug = $1";
-        if let Some(id) = sqlx::query_scalar(find).bind(slug).fetch_optional(&self.pool).await? {
-            return Ok(id);
+    /// The tenant named `name`, for `actor`.
+    pub async fn tenancy(&self, name: &str, actor: &str) -> Result<Tenancy, StoreError> {
+        let mut read = self.database.read(Whose::All).await?;
+        let id =
+            sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(name).fetch_optional(&mut *read).await?;
+        let id = id.ok_or_else(|| StoreError::NotFound { kind: "tenant", name: name.to_owned() })?;
+        Ok(Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned() })
+    }
+
+    /// The same, and the tenant is made if it is new.
+    pub async fn make_tenancy(&self, name: &str, actor: &str) -> Result<Tenancy, StoreError> {
+        check_name("tenant", name)?;
+        match self.tenancy(name, actor).await {
+            Err(StoreError::NotFound { .. }) => {}
+            found => return found,
         }
-        let mut write = self.write().await?;
-        if let Some(id) = sqlx::query_scalar(find).bind(slug).fetch_optional(&mut *write).await? {
-            return Ok(id);
-        }
-        let id = new_id();
-        sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3)")
-            .bind(&id)
-            .bind(slug)
+        let mut write = self.database.write(Whose::All).await?;
+        sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3) ON CONFLICT (slug) DO NOTHING")
+            .bind(new_id())
+            .bind(name)
             .bind(now())
             .execute(&mut *write)
             .await?;
         write.commit().await?;
-        Ok(id)
+        self.tenancy(name, actor).await
+    }
+
+    /// The names of all tenants.
+    pub async fn tenants(&self) -> Result<Vec<String>, StoreError> {
+        let mut read = self.database.read(Whose::All).await?;
+        Ok(sqlx::query_scalar("SELECT slug FROM tenant ORDER BY slug").fetch_all(&mut *read).await?)
     }
 
     /// Whether nothing was ever written.
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
-        let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tenant").fetch_one(&self.pool).await?;
-        Ok(rows == 0)
+        Ok(self.tenants().await?.is_empty())
     }
 
-    /// The number of the newest change.
+    /// The number of the newest change that has to be published.
     pub async fn latest_change(&self) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) FROM event").fetch_one(&self.pool).await?)
-    }
-
-    /// A transaction that holds the write lock from its beginning: one that took it later could fail half-way.
-    async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+        let mut read = self.database.read(Whose::All).await?;
+        let find = "SELECT COALESCE(MAX(seq), 0) FROM event WHERE publishes = 1";
+        Ok(sqlx::query_scalar(find).fetch_one(&mut *read).await?)
     }
 }
 
-async fn record_event(
-    write: &mut Transaction<'static, Sqlite>,
-    tenant: &[u8],
-    kind: &str,
-    entity: &str,
-) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO event (tenant_id, kind, entity, at) VALUES ($1, $2, $3, $4)")
-        .bind(tenant)
-        .bind(kind)
-        .bind(entity)
-        .bind(now())
-        .execute(&mut **write)
-        .await?;
-    Ok(())
+impl Tenancy {
+    /// The tenant's id, 16 bytes.
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn read(&self) -> Result<Work, StoreError> {
+        self.store.database.read(Whose::Tenant(&self.id)).await
+    }
+
+    async fn write(&self) -> Result<Work, StoreError> {
+        self.store.database.write(Whose::Tenant(&self.id)).await
+    }
+
+    /// Notes a change that edges must see, in the transaction that makes it.
+    async fn record(&self, write: &mut Work, kind: &str, entity: &str, detail: Value) -> Result<(), StoreError> {
+        self.note(write, kind, entity, detail, true).await
+    }
+
+    async fn note(
+        &self,
+        write: &mut Work,
+        kind: &str,
+        entity: &str,
+        detail: Value,
+        publishes: bool,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO event (tenant_id, kind, entity, at, actor, detail, publishes) VALUES ($1, $2, $3, $4, $5, $6, $7)")
+            .bind(&self.id)
+            .bind(kind)
+            .bind(entity)
+            .bind(now())
+            .bind(&self.actor)
+            .bind(if detail.is_null() { String::new() } else { detail.to_string() })
+            .bind(i64::from(publishes))
+            .execute(&mut **write)
+            .await?;
+        Ok(())
+    }
 }
 
 /// Microseconds since the Unix epoch.
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+/// Who did it, where it is a command's user: the operating system's.
+pub fn local_actor() -> String {
+    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned())
 }
 
 fn new_id() -> Vec<u8> {
@@ -151,9 +211,4 @@ fn check_name(kind: &str, name: &str) -> Result<(), StoreError> {
             "`{name}` cannot name a {kind}: use letters, digits, `-`, `_` and `.`, at most 128"
         ))),
     }
-}
-
-/// Who did it, for history: the operating system's user.
-fn actor() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned())
 }

@@ -7,13 +7,14 @@
 //! write costs what was written and not what is there; what is gone is listed beside them. [`Store::compact`] joins
 //! small segments to larger ones, beside publications, so that there are never many.
 
-use crate::{Identity, Store, StoreError, now, prompts};
+use crate::database::{Whose, Work};
+use crate::{Identity, Store, StoreError, now, registry};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use sluice_index::{BuildError, SegmentWriter};
 use sluice_segment::{
-    CollectionEntry, FileEntry, Key, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Prompt, PromptMessage,
-    Registry, SegmentEntry, Tenant, Variable, VerifyingKey, encode,
+    CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, SegmentEntry, VerifyingKey,
+    encode,
 };
 use sluice_text::{ANALYSER_ID, EmbedError, Embedder, searchable};
 use sqlx::Row;
@@ -81,13 +82,14 @@ impl Store {
             None => None,
         };
         let mut written = 0;
-        let registry = encode(&self.registry().await?).map_err(|error| PublishError::Encode(error.to_string()))?;
+        let registry =
+            encode(&registry::assemble(self).await?).map_err(|error| PublishError::Encode(error.to_string()))?;
         let registry = put_object(&location, registry, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
         let mut collections = Vec::new();
         let names: Vec<(Vec<u8>, String)> =
             sqlx::query_as("SELECT tenant_id, name FROM collection ORDER BY tenant_id, name")
-                .fetch_all(&self.pool)
+                .fetch_all(&mut *self.database.read(Whose::All).await?)
                 .await?;
         let maker = maker()?;
         for (tenant, name) in names {
@@ -149,7 +151,7 @@ impl Store {
 
     /// Takes the next epoch for this publisher alone.
     async fn next_epoch(&self, published: u64, upto: i64) -> Result<u64, PublishError> {
-        let mut write = self.write().await?;
+        let mut write = self.database.write(Whose::All).await?;
         let last: i64 =
             sqlx::query_scalar("SELECT COALESCE(MAX(epoch), 0) FROM snapshot").fetch_one(&mut *write).await?;
         let epoch = last.max(published as i64) + 1;
@@ -163,51 +165,6 @@ impl Store {
         Ok(epoch as u64)
     }
 
-    async fn registry(&self) -> Result<Registry, PublishError> {
-        let mut tenants = Vec::new();
-        for (id, name) in sqlx::query_as::<_, (Vec<u8>, String)>("SELECT id, slug FROM tenant ORDER BY id")
-            .fetch_all(&self.pool)
-            .await?
-        {
-            let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&id).fetch_all(&self.pool).await?;
-            let mut keys = Vec::new();
-            for row in rows {
-                keys.push(Key {
-                    id: fixed(row.try_get("id")?)?,
-                    name: row.try_get("name")?,
-                    hash: fixed(row.try_get("cred_hash")?)?,
-                    requests_per_minute: row.try_get::<i64, _>("rpm")? as u32,
-                    expires_at: row.try_get("expires_at")?,
-                    routes: crate::keys::list(row.try_get("routes")?),
-                    models: crate::keys::list(row.try_get("models")?),
-                    asserts: crate::keys::list(row.try_get("asserts")?),
-                });
-            }
-            let rows = sqlx::query("SELECT a.alias AS alias, d.environment AS environment, v.number AS number, v.body AS body, v.vars AS vars FROM deployment d JOIN artifact a ON a.id = d.artifact_id JOIN artifact_version v ON v.id = d.version_id WHERE a.tenant_id = $1 AND a.kind = 'prompt' AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY a.alias, d.environment").bind(&id).fetch_all(&self.pool).await?;
-            let mut prompts = Vec::new();
-            for row in rows {
-                let file = prompts::content(&row.try_get::<String, _>("body")?, &row.try_get::<String, _>("vars")?)?;
-                prompts.push(Prompt {
-                    alias: row.try_get("alias")?,
-                    environment: row.try_get("environment")?,
-                    version: row.try_get::<i64, _>("number")? as u32,
-                    messages: file
-                        .messages
-                        .into_iter()
-                        .map(|(role, template)| PromptMessage { role, template })
-                        .collect(),
-                    variables: file
-                        .variables
-                        .into_iter()
-                        .map(|(name, default)| Variable { name, default: default.map(|value| value.to_string()) })
-                        .collect(),
-                });
-            }
-            tenants.push(Tenant { id: fixed(id)?, name, keys, prompts });
-        }
-        Ok(Registry { tenants })
-    }
-
     /// Sequence numbers of `range` that are gone, rising.
     async fn forgotten(&self, tenant: &[u8], collection: &str, range: &Range<u64>) -> Result<Vec<u64>, PublishError> {
         let find = "SELECT sequence FROM forgotten WHERE tenant_id = $1 AND collection = $2 AND sequence >= $3 AND sequence < $4 ORDER BY sequence";
@@ -216,7 +173,7 @@ impl Store {
             .bind(collection)
             .bind(range.start as i64)
             .bind(range.end as i64)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *self.database.read(Whose::All).await?)
             .await?;
         Ok(found.into_iter().map(|sequence| sequence as u64).collect())
     }
@@ -245,7 +202,7 @@ impl Store {
                 .bind(next)
                 .bind(i64::try_from(range.end).unwrap_or(i64::MAX))
                 .bind(PAGE)
-                .fetch_all(&self.pool)
+                .fetch_all(&mut *self.database.read(Whose::All).await?)
                 .await?;
             let Some(newest) = rows.last() else { break };
             next = newest.try_get::<i64, _>("sequence")? + 1;
@@ -317,7 +274,7 @@ impl Store {
             let joined = self.build(&location, &tenant, &entry.name, range.clone(), &mut written).await?;
             self.replace(&location, &identity, entry, run, joined, &gone).await?;
             let drop = "DELETE FROM forgotten WHERE tenant_id = $1 AND collection = $2 AND sequence = $3";
-            let mut write = self.write().await?;
+            let mut write = self.database.write(Whose::All).await?;
             for sequence in gone {
                 sqlx::query(drop).bind(&tenant).bind(&entry.name).bind(sequence as i64).execute(&mut *write).await?;
             }
@@ -383,10 +340,11 @@ impl Store {
         Ok(removed)
     }
 
-    /// Waits until nobody else publishes from this data folder, in this process or another.
-    async fn publish_alone(&self) -> Result<File, PublishError> {
+    /// Waits until nobody else publishes from this data folder or database.
+    async fn publish_alone(&self) -> Result<(File, Option<Work>), PublishError> {
         let file = File::options().create(true).append(true).open(self.folder().join("publish.lock"))?;
-        Ok(tokio::task::block_in_place(|| file.lock().map(|()| file))?)
+        let file = tokio::task::block_in_place(|| file.lock().map(|()| file))?;
+        Ok((file, self.database.publish_alone().await?))
     }
 }
 
@@ -477,8 +435,8 @@ fn object_path(hash: ObjectHash) -> ObjectPath {
     ObjectPath::from(format!("objects/{}", hash.to_hex()))
 }
 
-fn fixed<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], PublishError> {
-    bytes.try_into().map_err(|_| PublishError::Encode("an id of the store has another length".to_owned()))
+pub(crate) fn fixed<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], StoreError> {
+    bytes.try_into().map_err(|_| StoreError::Invalid("an id of the store has another length".to_owned()))
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

@@ -4,7 +4,9 @@
 //! message and nothing else, so no value can open another message or take another role. Rendering is strict (an
 //! unknown variable is an error), bounded in steps by fuel and in size by the writer that it renders into.
 
+use jsonschema::{PatternOptions, Validator};
 use minijinja::{Environment, UndefinedBehavior, Value};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -16,6 +18,51 @@ pub type Variables = serde_json::Map<String, serde_json::Value>;
 pub struct Message {
     pub role: String,
     pub text: String,
+}
+
+/// A declared variable; required when it has no default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variable {
+    /// One of JSON Schema's: `string`, `number`, `integer`, `boolean`, `array`, `object`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// A JSON Schema (draft 2020-12) that values must meet; nothing outside it is resolved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<serde_json::Value>,
+}
+
+impl Variable {
+    fn validator(&self, name: &str) -> Result<Option<Validator>, TemplateError> {
+        let unusable = |reason: String| TemplateError::Variable(name.to_owned(), reason);
+        const KINDS: [&str; 6] = ["string", "number", "integer", "boolean", "array", "object"];
+        let mut parts = Vec::new();
+        if let Some(kind) = &self.kind {
+            if !KINDS.contains(&kind.as_str()) {
+                return Err(unusable(format!("its type must be one of {}", KINDS.join(", "))));
+            }
+            parts.push(serde_json::json!({ "type": kind }));
+        }
+        parts.extend(self.schema.clone());
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        // Patterns are of linear time: a value comes from whoever asks.
+        let options = jsonschema::options().with_pattern_options(PatternOptions::regex());
+        let validator = options
+            .build(&serde_json::json!({ "allOf": parts }))
+            .map_err(|error| unusable(format!("its schema: {error}")))?;
+        if let Some(default) = &self.default
+            && let Err(error) = validator.validate(default)
+        {
+            return Err(unusable(format!("its default: {error}")));
+        }
+        Ok(Some(validator))
+    }
 }
 
 /// Steps of one rendering; a loop over ten thousand items takes some hundred thousand.
@@ -30,6 +77,12 @@ pub enum TemplateError {
     Syntax(String),
     #[error("the template uses `{0}`, which is not among its declared variables")]
     Undeclared(String),
+    #[error("the variable `{0}` cannot be declared so: {1}")]
+    Variable(String, String),
+    #[error("the template includes `{0}`, and there is no such partial")]
+    Partial(String),
+    #[error("`{{% {0} %}}` must name its template in quotes, so that what a prompt depends on is known ahead")]
+    Computed(String),
 }
 
 /// A template that could not be rendered with these values.
@@ -37,25 +90,31 @@ pub enum TemplateError {
 pub enum RenderError {
     #[error("Missing variable: {{{{{0}}}}}")]
     Missing(String),
+    #[error("The variable `{0}` is not valid: {1}")]
+    Invalid(String, String),
     #[error("the prompt could not be rendered: {0}")]
     Failed(String),
 }
+
+/// What a prompt includes: the other templates of the store, by the name that it uses for them.
+pub type Partials = BTreeMap<String, String>;
 
 /// A compiled prompt.
 #[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
     roles: Vec<String>,
-    /// Declared variables with their defaults.
-    variables: BTreeMap<String, Option<serde_json::Value>>,
+    variables: BTreeMap<String, Variable>,
+    validators: Vec<(String, Validator)>,
 }
 
 impl Template {
-    /// Compiles `messages` (role, template). `declared` lists the variables with their defaults; `None` declares every
-    /// variable that the templates use, all of them required.
+    /// Compiles `messages` (role, template). `declared` lists the variables; `None` declares every variable that the
+    /// templates use, all of them required.
     pub fn compile(
         messages: &[(String, String)],
-        declared: Option<BTreeMap<String, Option<serde_json::Value>>>,
+        partials: &Partials,
+        declared: Option<BTreeMap<String, Variable>>,
     ) -> Result<Template, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -65,8 +124,15 @@ impl Template {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let globals: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
         let mut used = BTreeSet::new();
-        for (index, (_, source)) in messages.iter().enumerate() {
-            let name = index.to_string();
+        let indexed = messages.iter().enumerate().map(|(index, (_, source))| (index.to_string(), source));
+        // A partial cannot be taken for a message: names of messages are made apart by the slash that none may have.
+        let partial_sources = partials.iter().map(|(name, source)| (name.clone(), source));
+        for (name, source) in indexed.map(|(name, source)| (format!("/{name}"), source)).chain(partial_sources) {
+            for included in includes(source)? {
+                if !partials.contains_key(&included) {
+                    return Err(TemplateError::Partial(included));
+                }
+            }
             environment
                 .add_template_owned(name.clone(), source.clone())
                 .map_err(|error| TemplateError::Syntax(place(&error)))?;
@@ -78,27 +144,39 @@ impl Template {
                 Some(name) => return Err(TemplateError::Undeclared(name)),
                 None => declared,
             },
-            None => used.into_iter().map(|name| (name, None)).collect(),
+            None => used.into_iter().map(|name| (name, Variable::default())).collect(),
         };
-        Ok(Template { environment, roles: messages.iter().map(|(role, _)| role.clone()).collect(), variables })
+        let mut validators = Vec::new();
+        for (name, variable) in &variables {
+            validators.extend(variable.validator(name)?.map(|validator| (name.clone(), validator)));
+        }
+        let roles = messages.iter().map(|(role, _)| role.clone()).collect();
+        Ok(Template { environment, roles, variables, validators })
     }
 
     /// The declared variables and their defaults; those without are required.
-    pub fn variables(&self) -> &BTreeMap<String, Option<serde_json::Value>> {
+    pub fn variables(&self) -> &BTreeMap<String, Variable> {
         &self.variables
     }
 
     /// Renders every message. Values that are not declared are ignored.
     pub fn render(&self, values: &Variables) -> Result<Vec<Message>, RenderError> {
+        for (name, validator) in &self.validators {
+            if let Some(Err(error)) = values.get(name).map(|value| validator.validate(value)) {
+                // Masked: an error message goes to logs, the value is somebody's.
+                return Err(RenderError::Invalid(name.clone(), error.masked().to_string()));
+            }
+        }
         let mut context = BTreeMap::new();
-        for (name, default) in &self.variables {
-            let value = values.get(name).or(default.as_ref()).ok_or_else(|| RenderError::Missing(name.clone()))?;
+        for (name, variable) in &self.variables {
+            let default = variable.default.as_ref();
+            let value = values.get(name).or(default).ok_or_else(|| RenderError::Missing(name.clone()))?;
             context.insert(name.clone(), Value::from(minijinja::value::Serde(value)));
         }
         let context = Value::from_pairs(context);
         let messages = self.roles.iter().enumerate().map(|(index, role)| {
             let failed = |error: minijinja::Error| RenderError::Failed(place(&error));
-            let template = self.environment.get_template(&index.to_string()).map_err(failed)?;
+            let template = self.environment.get_template(&format!("/{index}")).map_err(failed)?;
             let mut capped = Capped(Vec::new());
             template.render_captured_to(context.clone(), &mut capped).map_err(failed)?;
             let text = String::from_utf8(capped.0).map_err(|error| RenderError::Failed(error.to_string()))?;
@@ -106,6 +184,33 @@ impl Template {
         });
         messages.collect()
     }
+}
+
+/// The templates that `source` includes, imports or extends, each once, in order. Which ones must be known ahead, so a
+/// name that is computed is refused.
+pub fn includes(source: &str) -> Result<Vec<String>, TemplateError> {
+    let mut found: Vec<String> = Vec::new();
+    for tag in source.split("{%").skip(1) {
+        let tag = tag.trim_start_matches(['-', '+']).trim_start();
+        let word: String = tag.chars().take_while(char::is_ascii_alphabetic).collect();
+        if !matches!(word.as_str(), "include" | "import" | "extends" | "from") {
+            continue;
+        }
+        let argument = tag[word.len()..].trim_start();
+        let quote = argument.chars().next().filter(|quote| matches!(quote, '"' | '\''));
+        let name =
+            quote.and_then(|quote| argument[1..].split_once(quote)).map(|(name, rest)| (name, rest.trim_start()));
+        match name {
+            // `"a" ~ b` is a computed name too.
+            Some((name, rest)) if !rest.starts_with('~') => {
+                if !found.iter().any(|known| known == name) {
+                    found.push(name.to_owned());
+                }
+            }
+            _ => return Err(TemplateError::Computed(word)),
+        }
+    }
+    Ok(found)
 }
 
 /// The error's kind, detail and line. Not its `Display`, which may quote values.
@@ -145,7 +250,7 @@ mod tests {
     use serde_json::json;
 
     fn template(source: &str) -> Result<Template, TemplateError> {
-        Template::compile(&[("system".to_owned(), source.to_owned())], None)
+        Template::compile(&[("system".to_owned(), source.to_owned())], &Partials::new(), None)
     }
 
     fn render(source: &str, values: serde_json::Value) -> Result<String, RenderError> {
@@ -170,15 +275,51 @@ mod tests {
     #[test]
     fn declared_variables_have_defaults_and_undeclared_ones_are_refused() {
         let messages = [("system".to_owned(), "{{ a }}{{ b }}".to_owned())];
-        let declared = BTreeMap::from([("a".to_owned(), Some(json!("x")))]);
-        assert!(
-            matches!(Template::compile(&messages, Some(declared.clone())), Err(TemplateError::Undeclared(name)) if name == "b")
-        );
-        let both = BTreeMap::from([("a".to_owned(), Some(json!("x"))), ("b".to_owned(), None)]);
+        let compile = |declared| Template::compile(&messages, &Partials::new(), Some(declared));
+        let a = || ("a".to_owned(), Variable { default: Some(json!("x")), ..Variable::default() });
+        let declared = BTreeMap::from([a()]);
+        assert!(matches!(compile(declared), Err(TemplateError::Undeclared(name)) if name == "b"));
+        let both = BTreeMap::from([a(), ("b".to_owned(), Variable::default())]);
         let values = json!({"b": "y", "c": "ignored"});
-        let rendered = Template::compile(&messages, Some(both)).unwrap().render(values.as_object().unwrap()).unwrap();
+        let rendered = compile(both).unwrap().render(values.as_object().unwrap()).unwrap();
         assert_eq!(rendered, [Message { role: "system".to_owned(), text: "xy".to_owned() }]);
         assert!(template("{% for x in %}").is_err());
+    }
+
+    #[test]
+    fn values_have_types_and_schemas_and_errors_do_not_repeat_them() {
+        let messages = [("system".to_owned(), "{{ n }}".to_owned())];
+        let declare = |variable| {
+            Template::compile(&messages, &Partials::new(), Some(BTreeMap::from([("n".to_owned(), variable)])))
+        };
+        let schema = Some(json!({"minimum": 3}));
+        let template = declare(Variable { kind: Some("integer".into()), schema, ..Variable::default() }).unwrap();
+        let render = |value| template.render(json!({ "n": value }).as_object().unwrap());
+        assert_eq!(render(json!(4)).unwrap()[0].text, "4");
+        for wrong in [json!("canary"), json!(2), json!(null)] {
+            let error = render(wrong).unwrap_err();
+            assert!(matches!(&error, RenderError::Invalid(name, reason) if name == "n" && !reason.contains("canary")));
+        }
+        assert!(declare(Variable { kind: Some("text".into()), ..Variable::default() }).is_err());
+        let default = Some(json!("x"));
+        assert!(declare(Variable { kind: Some("number".into()), default, ..Variable::default() }).is_err());
+        assert!(declare(Variable { schema: Some(json!({"type": 7})), ..Variable::default() }).is_err());
+    }
+
+    #[test]
+    fn partials_are_included_by_a_name_in_quotes() {
+        let messages = [("system".to_owned(), "{% include 'tone' %} {{ a }}".to_owned())];
+        let partials = Partials::from([("tone".to_owned(), "Be {{ manner }}.".to_owned())]);
+        let template = Template::compile(&messages, &partials, None).unwrap();
+        assert_eq!(template.variables().keys().collect::<Vec<_>>(), ["a", "manner"]);
+        let values = json!({"a": 1, "manner": "kind"});
+        assert_eq!(template.render(values.as_object().unwrap()).unwrap()[0].text, "Be kind. 1");
+        assert!(
+            matches!(Template::compile(&messages, &Partials::new(), None), Err(TemplateError::Partial(name)) if name == "tone")
+        );
+        assert_eq!(includes("{%- include \"a\" -%}{% from 'b' import x %}{% include 'a' %}").unwrap(), ["a", "b"]);
+        assert!(matches!(includes("{% include name %}"), Err(TemplateError::Computed(_))));
+        assert!(includes("{% include 'a' ~ b %}").is_err());
     }
 
     #[test]

@@ -109,8 +109,8 @@ fn run(flags: &Flags) -> Result<(), Failure> {
 
 /// The snapshot, opened once to fetch it and once more as an edge opens it when it starts.
 async fn open(flags: &Flags, cache: &Path) -> Result<(sluice_state::Snapshot, [u8; 16], Duration), Failure> {
-    let store = Store::open(&flags.data).await?;
-    let tenant = store.tenant("default").await?.try_into().map_err(|_| "a tenant's id has 16 bytes")?;
+    let store = Store::open(&flags.data, None).await?;
+    let tenant = store.tenancy("default", "").await?.id().try_into().map_err(|_| "a tenant's id has 16 bytes")?;
     let objects = flags.data.canonicalize()?.join("objects");
     let location = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(objects)?);
     let follower = || -> Result<Follower, Failure> {

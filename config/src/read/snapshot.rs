@@ -14,20 +14,26 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
         location: location.and_then(|text| checked_location(&mut table, text)),
         poll_interval: table.milliseconds("poll_interval_milliseconds", 250, DAY_SECONDS * 1_000),
         max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
+        journal_max_bytes: Some(table.integer("journal_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
+            .filter(|bytes| *bytes > 0),
         trusted_keys: keys.into_iter().filter_map(|text| public_key(&mut table, text)).collect(),
     }
 }
 
 fn checked_location(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<String> {
+    let bucket = text.value.strip_prefix("s3://").and_then(|rest| rest.split('/').next());
+    if bucket.is_some_and(|bucket| !bucket.is_empty()) {
+        return Some(text.value.to_owned());
+    }
     let path = text.value.strip_prefix("file://");
     if path.is_some_and(|path| path.starts_with('/')) {
         return Some(text.value.to_owned());
     }
-    let message = format!("{} is not a `file:///absolute/path` URL", table.label("location"));
+    let message = format!("{} is not a `file:///absolute/path` or `s3://bucket/prefix` URL", table.label("location"));
     let hint = match path {
         Some(_) => "the path must be absolute, which makes three slashes: `file:///srv/sluice/objects`".to_owned(),
         None if text.value.starts_with('/') => format!("write `file://{}`", text.value),
-        None => "an example is `file:///srv/sluice/objects`".to_owned(),
+        None => "examples are `file:///srv/sluice/objects` and `s3://sluice/objects`".to_owned(),
     };
     table.fault(text.span, message, hint);
     None

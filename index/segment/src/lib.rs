@@ -1,20 +1,23 @@
 //! What a publisher writes and an edge maps: formats, hashes, signatures, memory maps.
 //!
-//! The workspace's only `unsafe` is here, in [`Mapped`]. This crate knows nothing of queries, ranking or networks.
+//! The workspace's only `unsafe` is here, where files are mapped. This crate knows nothing of queries, ranking or networks.
 //! The formats are drawn byte by byte in `docs/formats.md`.
 
 mod archive;
 mod columns;
+mod journal;
 mod manifest;
 mod passages;
 mod registry;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
 pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
+pub use journal::{Feedback, JournalFile, Record, Run, journal_records};
 pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry};
 pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
-    ArchivedKey, ArchivedPrompt, ArchivedTenant, Key, Prompt, PromptMessage, Registry, Tenant, Variable,
+    ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptVersion,
+    ArchivedTenant, Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Tenant, Variable,
 };
 
 pub use ed25519_dalek::{SigningKey, VerifyingKey};

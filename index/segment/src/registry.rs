@@ -15,6 +15,8 @@ pub struct Tenant {
     pub name: String,
     pub keys: Vec<Key>,
     pub prompts: Vec<Prompt>,
+    /// The alias that `default` stands for.
+    pub default_prompt: Option<String>,
 }
 
 /// An API key. Revoked keys are not published.
@@ -34,14 +36,27 @@ pub struct Key {
     pub asserts: Vec<String>,
 }
 
-/// A deployed prompt version.
+/// A prompt in force in an environment.
 #[derive(Archive, Serialize, Debug, PartialEq)]
 pub struct Prompt {
     pub alias: String,
     pub environment: String,
-    pub version: u32,
+    /// Whether requests with it get retrieved context.
+    pub context: bool,
+    pub version: PromptVersion,
+    /// Which of several versions a request gets, while an experiment runs.
+    pub experiment: Option<Experiment>,
+}
+
+/// A version with everything that it includes.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct PromptVersion {
+    pub number: u32,
     pub messages: Vec<PromptMessage>,
     pub variables: Vec<Variable>,
+    pub partials: Vec<Partial>,
+    /// A JSON object: members of the request that are used where the caller gives none.
+    pub parameters: String,
 }
 
 #[derive(Archive, Serialize, Debug, PartialEq)]
@@ -50,15 +65,41 @@ pub struct PromptMessage {
     pub template: String,
 }
 
-/// A declared variable; required when it has no default.
+/// A declared variable.
 #[derive(Archive, Serialize, Debug, PartialEq)]
 pub struct Variable {
     pub name: String,
-    /// JSON.
-    pub default: Option<String>,
+    /// JSON: type, default, schema.
+    pub declaration: String,
+}
+
+/// An included template, by the name that includes it.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Partial {
+    pub name: String,
+    pub template: String,
+}
+
+/// A running experiment: a unit whose number falls into an arm's range gets the arm's version.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Experiment {
+    pub name: String,
+    pub seed: String,
+    /// `session`, `subject`, `key` or `request`.
+    pub unit: String,
+    pub arms: Vec<Arm>,
+}
+
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Arm {
+    pub name: String,
+    /// The range of units, in 2⁻³² of all: its beginning, and its end, which is not in it.
+    pub from: u64,
+    pub to: u64,
+    pub version: PromptVersion,
 }
 
 impl Archived for Registry {
     const KIND: [u8; 4] = *b"REGY";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }

@@ -176,6 +176,40 @@ impl Envelope {
         }
     }
 
+    /// Gives the request those of `members` (names and JSON) that it does not have; Gemini's are in
+    /// `generationConfig`.
+    pub fn set_defaults(&self, members: &[(String, String)], splices: &mut Splices) {
+        let written = |object: Option<Value<'_>>| -> Vec<String> {
+            let missing = members.iter().filter(|(name, _)| {
+                !object.iter().flat_map(|object| object.children()).any(|known| known.key_is(name))
+            });
+            let member = |(name, value): &(String, String)| {
+                let mut member = String::from("\"");
+                escape_into(name, &mut member);
+                member + "\":" + value
+            };
+            missing.map(member).collect()
+        };
+        if self.dialect != Dialect::Gemini {
+            for member in written(Some(self.root())) {
+                self.insert_member(&member, splices);
+            }
+            return;
+        }
+        match self.root().get("generationConfig").or_else(|| self.root().get("generation_config")) {
+            Some(config) if config.kind() == Kind::Object => {
+                let missing = written(Some(config)).join(",");
+                let comma = if config.children().next().is_some() { "," } else { "" };
+                if !missing.is_empty() {
+                    splices.insert(config.span().start + 1, missing + comma);
+                }
+            }
+            Some(_) => {}
+            None if members.is_empty() => {}
+            None => self.insert_member(&format!("\"generationConfig\":{{{}}}", written(None).join(",")), splices),
+        }
+    }
+
     /// The raw value of Responses' own `instructions`, which answers echo.
     pub fn instructions(&self) -> Option<&str> {
         self.root().get("instructions").map(|instructions| instructions.raw())

@@ -1,0 +1,305 @@
+//! Which version is in force where: an append-only list of revisions for each artifact and environment.
+//!
+//! The newest revision counts, and inserting the next one is the compare-and-set. Rolling back is pointing at a
+//! version again. What cannot be rendered with what it includes is refused here, before anybody is served with it.
+
+use crate::content::{Content, Kind, PromptContent};
+use crate::database::Work;
+use crate::resolve::Shelf;
+use crate::{StoreError, Tenancy, check_name, now};
+use serde::Serialize;
+use serde_json::json;
+use sluice_text::Partials;
+use std::collections::BTreeSet;
+
+/// One entry of the history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Deployment {
+    pub environment: String,
+    pub revision: i64,
+    /// `None`: it was taken out of force.
+    pub version: Option<i64>,
+    pub actor: String,
+    pub note: String,
+    /// Microseconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// How something is put in force.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Deploy<'a> {
+    pub environment: &'a str,
+    pub note: &'a str,
+    /// The newest revision that the operator saw; 0 for none. `None`: whatever it is.
+    pub expected_revision: Option<i64>,
+    /// Whether the operator may change protected environments.
+    pub protected_too: bool,
+}
+
+/// A prompt version with everything that it includes, as it is published.
+pub(crate) struct InForce {
+    pub alias: String,
+    pub environment: String,
+    pub version: i64,
+    pub context: bool,
+    pub content: PromptContent,
+    pub partials: Partials,
+}
+
+const NEWEST: &str = "SELECT v.id, v.number, v.deprecated_at FROM artifact_version v WHERE v.artifact_id = $1 AND ($2 = 0 OR v.number = $2) ORDER BY (CASE WHEN v.deprecated_at IS NULL OR v.number = $2 THEN 0 ELSE 1 END), v.number DESC LIMIT 1";
+const IN_FORCE: &str = "SELECT a.alias, d.environment, v.number, v.body, a.context FROM deployment d JOIN artifact a ON a.id = d.artifact_id JOIN artifact_version v ON v.id = d.version_id WHERE a.tenant_id = $1 AND a.kind IN ('prompt', 'persona') AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY a.alias, d.environment, a.kind";
+
+impl Tenancy {
+    /// Puts a version (`None`: the newest that is not deprecated) in force. Gives the version's number and the
+    /// revision.
+    pub async fn deploy(
+        &self,
+        kind: Kind,
+        alias: &str,
+        version: Option<i64>,
+        deploy: Deploy<'_>,
+    ) -> Result<(i64, i64), StoreError> {
+        check_name("environment", deploy.environment)?;
+        let mut write = self.write().await?;
+        let artifact = self.existing(&mut write, kind, alias).await?;
+        if !artifact.usable {
+            return Err(StoreError::Invalid(format!("{kind} `{alias}` is disabled or archived; enable it first")));
+        }
+        let row: Option<(Vec<u8>, i64, Option<i64>)> =
+            sqlx::query_as(NEWEST).bind(&artifact.id).bind(version.unwrap_or(0)).fetch_optional(&mut *write).await?;
+        let (id, number, deprecated) = row.ok_or_else(|| StoreError::NotFound {
+            kind: "version",
+            name: version.map_or_else(|| alias.to_owned(), |version| format!("{alias}@{version}")),
+        })?;
+        if version.is_none() && deprecated.is_some() {
+            return Err(StoreError::Invalid(format!(
+                "every version of `{alias}` is deprecated; name one to deploy it anyway"
+            )));
+        }
+        let revision = self.point(&mut write, kind, alias, &artifact.id, Some((&id, number)), deploy).await?;
+        write.commit().await?;
+        Ok((number, revision))
+    }
+
+    /// Takes an artifact out of force in an environment. Gives the revision.
+    pub async fn withdraw(&self, kind: Kind, alias: &str, deploy: Deploy<'_>) -> Result<i64, StoreError> {
+        let mut write = self.write().await?;
+        let artifact = self.existing(&mut write, kind, alias).await?;
+        let history = self.revisions(&mut write, &artifact.id, deploy.environment).await?;
+        if history.first().is_none_or(|newest| newest.version.is_none()) {
+            let name = format!("{alias} in {}", deploy.environment);
+            return Err(StoreError::NotFound { kind: "deployment", name });
+        }
+        let running: Option<String> = sqlx::query_scalar(
+            "SELECT name FROM experiment WHERE artifact_id = $1 AND environment = $2 AND state = 'running'",
+        )
+        .bind(&artifact.id)
+        .bind(deploy.environment)
+        .fetch_optional(&mut *write)
+        .await?;
+        if let Some(name) = running {
+            let by = format!("the experiment `{name}` runs with it");
+            return Err(StoreError::InUse { kind: kind.name(), name: alias.to_owned(), by });
+        }
+        let revision = self.point(&mut write, kind, alias, &artifact.id, None, deploy).await?;
+        write.commit().await?;
+        Ok(revision)
+    }
+
+    /// Goes back to version `to`, or to the version that was in force before. Gives the version's number and the
+    /// revision.
+    pub async fn roll_back(
+        &self,
+        kind: Kind,
+        alias: &str,
+        to: Option<i64>,
+        deploy: Deploy<'_>,
+    ) -> Result<(i64, i64), StoreError> {
+        let deploy = Deploy { note: if deploy.note.is_empty() { "roll-back" } else { deploy.note }, ..deploy };
+        if to.is_some() {
+            return self.deploy(kind, alias, to, deploy).await;
+        }
+        let mut write = self.write().await?;
+        let artifact = self.existing(&mut write, kind, alias).await?;
+        let history = self.revisions(&mut write, &artifact.id, deploy.environment).await?;
+        let in_force = history.first().and_then(|newest| newest.version);
+        let earlier = history.iter().filter_map(|entry| entry.version).find(|version| Some(*version) != in_force);
+        let number = earlier.ok_or_else(|| {
+            StoreError::Invalid(format!("`{alias}` has no earlier version in `{}` to go back to", deploy.environment))
+        })?;
+        let (id, number, _): (Vec<u8>, i64, Option<i64>) =
+            sqlx::query_as(NEWEST).bind(&artifact.id).bind(number).fetch_one(&mut *write).await?;
+        let revision = self.point(&mut write, kind, alias, &artifact.id, Some((&id, number)), deploy).await?;
+        write.commit().await?;
+        Ok((number, revision))
+    }
+
+    /// The history of an artifact, newest first; of one environment, or all.
+    pub async fn history(
+        &self,
+        kind: Kind,
+        alias: &str,
+        environment: Option<&str>,
+    ) -> Result<Vec<Deployment>, StoreError> {
+        let mut read = self.read().await?;
+        let artifact = self.existing(&mut read, kind, alias).await?;
+        self.revisions(&mut read, &artifact.id, environment.unwrap_or("")).await
+    }
+
+    async fn revisions(
+        &self,
+        work: &mut Work,
+        artifact: &[u8],
+        environment: &str,
+    ) -> Result<Vec<Deployment>, StoreError> {
+        let rows: Vec<(String, i64, Option<i64>, String, String, i64)> = sqlx::query_as("SELECT d.environment, d.revision, v.number, d.actor, d.note, d.at FROM deployment d LEFT JOIN artifact_version v ON v.id = d.version_id WHERE d.artifact_id = $1 AND ($2 = '' OR d.environment = $2) ORDER BY d.at DESC, d.revision DESC")
+            .bind(artifact)
+            .bind(environment)
+            .fetch_all(&mut **work)
+            .await?;
+        let entry = |(environment, revision, version, actor, note, at)| Deployment {
+            environment,
+            revision,
+            version,
+            actor,
+            note,
+            at,
+        };
+        let mut entries: Vec<Deployment> = rows.into_iter().map(entry).collect();
+        if !environment.is_empty() {
+            entries.sort_by_key(|entry| std::cmp::Reverse(entry.revision));
+        }
+        Ok(entries)
+    }
+
+    async fn point(
+        &self,
+        write: &mut Work,
+        kind: Kind,
+        alias: &str,
+        artifact: &[u8],
+        version: Option<(&[u8], i64)>,
+        deploy: Deploy<'_>,
+    ) -> Result<i64, StoreError> {
+        let Deploy { environment, note, expected_revision, protected_too } = deploy;
+        let protected: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM protected_environment WHERE tenant_id = $1 AND name = $2")
+                .bind(&self.id)
+                .bind(environment)
+                .fetch_one(&mut **write)
+                .await?;
+        if protected > 0 && !protected_too {
+            return Err(StoreError::Forbidden(format!(
+                "the environment `{environment}` is protected; it takes an operator with the scope `protected`"
+            )));
+        }
+        let newest: i64 = sqlx::query_scalar(
+            "SELECT COALESCE(MAX(revision), 0) FROM deployment WHERE artifact_id = $1 AND environment = $2",
+        )
+        .bind(artifact)
+        .bind(environment)
+        .fetch_one(&mut **write)
+        .await?;
+        if expected_revision.is_some_and(|expected| expected != newest) {
+            return Err(StoreError::Conflict { name: format!("{alias} in {environment}"), found: newest });
+        }
+        sqlx::query("INSERT INTO deployment (artifact_id, tenant_id, environment, revision, version_id, actor, note, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+            .bind(artifact)
+            .bind(&self.id)
+            .bind(environment)
+            .bind(newest + 1)
+            .bind(version.map(|(id, _)| id.to_vec()))
+            .bind(&self.actor)
+            .bind(note)
+            .bind(now())
+            .execute(&mut **write)
+            .await?;
+        let detail = json!({ "version": version.map(|(_, number)| number), "revision": newest + 1 });
+        self.record(write, &format!("{kind}.deployed"), &format!("{alias}/{environment}"), detail).await?;
+        match (kind, version) {
+            (Kind::Prompt | Kind::Persona, Some(_)) => {
+                let shelf = Shelf::of(write, &self.id).await?;
+                for found in self.in_force(write, &shelf, Some((alias, environment))).await? {
+                    found.content.compile(&found.partials)?;
+                }
+            }
+            _ => self.check_environments(write, kind).await?,
+        }
+        Ok(newest + 1)
+    }
+
+    /// Makes sure that everything in force can still be rendered after a change of an artifact of that kind.
+    pub(crate) async fn check_environments(&self, write: &mut Work, kind: Kind) -> Result<(), StoreError> {
+        if kind != Kind::Partial {
+            return Ok(());
+        }
+        let shelf = Shelf::of(write, &self.id).await?;
+        for found in self.in_force(write, &shelf, None).await? {
+            found.content.compile(&found.partials).map_err(|error| {
+                StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Everything in force, with what it includes; or one prompt of one environment.
+    pub(crate) async fn in_force(
+        &self,
+        work: &mut Work,
+        shelf: &Shelf,
+        only: Option<(&str, &str)>,
+    ) -> Result<Vec<InForce>, StoreError> {
+        let rows: Vec<(String, String, i64, String, i64)> =
+            sqlx::query_as(IN_FORCE).bind(&self.id).fetch_all(&mut **work).await?;
+        let mut found = Vec::new();
+        for (alias, environment, version, body, context) in rows {
+            if only.is_some_and(|only| only != (alias.as_str(), environment.as_str())) {
+                continue;
+            }
+            let content = stored_template(&body)?;
+            let partials = shelf.resolve(&environment, &content).map_err(|error| {
+                StoreError::Invalid(format!("`{alias}` cannot be in force in `{environment}`: {error}"))
+            })?;
+            found.push(InForce { alias, environment, version, context: context == 1, content, partials });
+        }
+        Ok(found)
+    }
+
+    /// Environments in which only operators with the scope `protected` change what is in force.
+    pub async fn protected_environments(&self) -> Result<Vec<String>, StoreError> {
+        let mut read = self.read().await?;
+        let find = "SELECT name FROM protected_environment WHERE tenant_id = $1 ORDER BY name";
+        Ok(sqlx::query_scalar(find).bind(&self.id).fetch_all(&mut *read).await?)
+    }
+
+    /// Protects exactly these environments.
+    pub async fn protect(&self, environments: &BTreeSet<String>) -> Result<(), StoreError> {
+        environments.iter().try_for_each(|name| check_name("environment", name))?;
+        let mut write = self.write().await?;
+        sqlx::query("DELETE FROM protected_environment WHERE tenant_id = $1")
+            .bind(&self.id)
+            .execute(&mut *write)
+            .await?;
+        for name in environments {
+            sqlx::query("INSERT INTO protected_environment (tenant_id, name) VALUES ($1, $2)")
+                .bind(&self.id)
+                .bind(name)
+                .execute(&mut *write)
+                .await?;
+        }
+        self.note(&mut write, "environment.protected", "", json!(environments), false).await?;
+        Ok(write.commit().await?)
+    }
+}
+
+/// Reads a template's body that was checked when it was stored.
+pub(crate) fn stored_template(body: &str) -> Result<PromptContent, StoreError> {
+    serde_json::from_str(body)
+        .map_err(|error| StoreError::Invalid(format!("a stored template cannot be read: {error}")))
+}
+
+impl From<PromptContent> for Content {
+    fn from(content: PromptContent) -> Content {
+        Content::Template(content)
+    }
+}

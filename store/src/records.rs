@@ -1,0 +1,403 @@
+//! What edges report: runs, feedback, and which epoch they serve.
+//!
+//! Edges put batches of their journals at the snapshot location. A batch and the note that it was taken are one
+//! transaction, so its records are stored once, however often it arrives.
+
+use crate::database::Whose;
+use crate::publish::PublishError;
+use crate::{Store, StoreError, Tenancy, now};
+use futures::TryStreamExt;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use serde::Serialize;
+use sluice_segment::{Feedback, Record, Run, journal_records};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// What was taken from edges' journals.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Collected {
+    pub batches: u64,
+    pub records: u64,
+    /// Records that this program cannot read, or of tenants that are gone.
+    pub unknown: u64,
+}
+
+/// What an edge said of itself last.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EdgeState {
+    pub name: String,
+    pub epoch: i64,
+    pub program: String,
+    /// Microseconds since the Unix epoch, by the edge's clock.
+    pub at: i64,
+}
+
+/// One exchange.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunRecord {
+    pub id: String,
+    pub at: i64,
+    pub edge: String,
+    pub route: String,
+    pub provider: String,
+    pub model: String,
+    pub prompt: String,
+    pub version: i64,
+    pub environment: String,
+    pub experiment: String,
+    pub arm: String,
+    pub status: i64,
+    pub error: String,
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+    pub own_microseconds: i64,
+    pub total_microseconds: i64,
+}
+
+impl Store {
+    /// Takes what edges have put at `location` into the store, and removes it there.
+    pub async fn collect(&self, location: Arc<dyn ObjectStore>) -> Result<Collected, PublishError> {
+        let mut done = Collected::default();
+        let batches: Vec<_> = location.list(Some(&ObjectPath::from("journal"))).try_collect().await?;
+        if batches.is_empty() {
+            return Ok(done);
+        }
+        let tenants: Vec<Vec<u8>> =
+            sqlx::query_scalar("SELECT id FROM tenant").fetch_all(&mut *self.database.read(Whose::All).await?).await?;
+        let tenants: HashSet<Vec<u8>> = tenants.into_iter().collect();
+        for batch in batches {
+            let mut parts = batch.location.parts().skip(1).map(|part| part.as_ref().to_owned());
+            let (edge, number) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let Ok(number) = number.parse::<i64>() else { continue };
+            let bytes = match location.get(&batch.location).await {
+                Ok(found) => found.bytes().await?,
+                // Another collector was here.
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let (records, _) = journal_records(&bytes);
+            let mut write = self.database.write(Whose::All).await?;
+            let taken = sqlx::query("INSERT INTO journal (edge, number, records, at) VALUES ($1, $2, $3, $4) ON CONFLICT (edge, number) DO NOTHING")
+                .bind(&edge)
+                .bind(number)
+                .bind(records.len() as i64)
+                .bind(now())
+                .execute(&mut *write)
+                .await?;
+            if taken.rows_affected() == 1 {
+                for record in &records {
+                    let known = match serde_json::from_slice::<Record<'_>>(record) {
+                        Ok(Record::Run(run)) => insert_run(&mut write, &tenants, &edge, &run).await?,
+                        Ok(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, &said).await?,
+                        Err(_) => false,
+                    };
+                    done.unknown += u64::from(!known);
+                }
+                done.records += records.len() as u64;
+                done.batches += 1;
+            }
+            write.commit().await?;
+            match location.delete(&batch.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    /// What edges said of themselves at `location`, by name.
+    pub async fn edges(&self, location: Arc<dyn ObjectStore>) -> Result<Vec<EdgeState>, PublishError> {
+        #[derive(serde::Deserialize)]
+        struct Said {
+            epoch: i64,
+            at: i64,
+            program: String,
+        }
+        let mut states = Vec::new();
+        let edges: Vec<_> = location.list(Some(&ObjectPath::from("edges"))).try_collect().await?;
+        for edge in edges {
+            let bytes = match location.get(&edge.location).await {
+                Ok(found) => found.bytes().await?,
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if let Ok(Said { epoch, at, program }) = serde_json::from_slice(&bytes) {
+                let name = edge.location.filename().unwrap_or_default().to_owned();
+                states.push(EdgeState { name, epoch, program, at });
+            }
+        }
+        states.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(states)
+    }
+}
+
+type Write = crate::database::Work;
+
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    Some(hex::decode(text).unwrap_or_default()).filter(|bytes| !bytes.is_empty())
+}
+
+async fn insert_run(
+    write: &mut Write,
+    tenants: &HashSet<Vec<u8>>,
+    edge: &str,
+    run: &Run<'_>,
+) -> Result<bool, StoreError> {
+    let (Some(id), Some(tenant)) = (bytes(&run.id), bytes(&run.tenant).filter(|tenant| tenants.contains(tenant)))
+    else {
+        return Ok(false);
+    };
+    sqlx::query("INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) ON CONFLICT (id) DO NOTHING")
+        .bind(id)
+        .bind(tenant)
+        .bind(run.at)
+        .bind(edge)
+        .bind(bytes(&run.key))
+        .bind(run.route.as_ref())
+        .bind(run.provider.as_ref())
+        .bind(run.model.as_ref())
+        .bind(run.prompt.as_ref())
+        .bind(run.version)
+        .bind(run.environment.as_ref())
+        .bind(run.experiment.as_ref())
+        .bind(run.arm.as_ref())
+        .bind(bytes(&run.session))
+        .bind(bytes(&run.subject))
+        .bind(run.status)
+        .bind(run.error.as_ref())
+        .bind(run.input_tokens)
+        .bind(run.output_tokens)
+        .bind(run.own_microseconds)
+        .bind(run.total_microseconds)
+        .execute(&mut **write)
+        .await?;
+    Ok(true)
+}
+
+async fn insert_feedback(
+    write: &mut Write,
+    tenants: &HashSet<Vec<u8>>,
+    said: &Feedback<'_>,
+) -> Result<bool, StoreError> {
+    let tenant = bytes(&said.tenant).filter(|tenant| tenants.contains(tenant));
+    let (Some(tenant), Some(unit)) = (tenant, bytes(&said.unit)) else { return Ok(false) };
+    // Batches of several edges may arrive in any order; what was said last counts.
+    sqlx::query("INSERT INTO feedback (tenant_id, unit_kind, unit, metric, source, value, comment, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant_id, unit_kind, unit, metric, source) DO UPDATE SET value = excluded.value, comment = excluded.comment, at = excluded.at WHERE excluded.at >= feedback.at")
+        .bind(tenant)
+        .bind(said.unit_kind.as_ref())
+        .bind(unit)
+        .bind(said.metric.as_ref())
+        .bind(said.source.as_ref())
+        .bind(said.value)
+        .bind(said.comment.as_ref())
+        .bind(said.at)
+        .execute(&mut **write)
+        .await?;
+    Ok(true)
+}
+
+/// What an arm of an experiment, or what is outside of all, has brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ArmResult {
+    pub arm: String,
+    pub runs: i64,
+    /// Distinct units, where the experiment counts sessions or subjects.
+    pub units: i64,
+    pub errors: i64,
+    pub input_tokens: i64,
+    pub output_tokens: i64,
+    pub mean_milliseconds: f64,
+    /// Of the experiment's metric: how many values there are, their mean, and the half-width of a confidence sequence
+    /// around it that holds at every look (95 %).
+    pub values: i64,
+    pub mean: Option<f64>,
+    pub margin: Option<f64>,
+}
+
+/// An experiment's figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExperimentResult {
+    pub experiment: crate::Experiment,
+    pub arms: Vec<ArmResult>,
+    /// Probability of shares at least so far from the weights (χ²); below 0.001 something mixes arms up.
+    pub sample_ratio_p: Option<f64>,
+}
+
+impl Tenancy {
+    /// The newest runs, newest first.
+    pub async fn runs(&self, limit: i64) -> Result<Vec<RunRecord>, StoreError> {
+        use sqlx::Row;
+        let mut read = self.read().await?;
+        let rows = sqlx::query("SELECT id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds FROM run WHERE tenant_id = $1 ORDER BY at DESC LIMIT $2").bind(&self.id).bind(limit).fetch_all(&mut *read).await?;
+        let record = |row: &sqlx::any::AnyRow| {
+            Ok(RunRecord {
+                id: hex::encode(row.try_get::<Vec<u8>, _>("id")?),
+                at: row.try_get("at")?,
+                edge: row.try_get("edge")?,
+                route: row.try_get("route")?,
+                provider: row.try_get("provider")?,
+                model: row.try_get("model")?,
+                prompt: row.try_get("prompt")?,
+                version: row.try_get("version")?,
+                environment: row.try_get("environment")?,
+                experiment: row.try_get("experiment")?,
+                arm: row.try_get("arm")?,
+                status: row.try_get("status")?,
+                error: row.try_get("error")?,
+                input_tokens: row.try_get("input_tokens")?,
+                output_tokens: row.try_get("output_tokens")?,
+                own_microseconds: row.try_get("own_microseconds")?,
+                total_microseconds: row.try_get("total_microseconds")?,
+            })
+        };
+        rows.iter().map(record).collect()
+    }
+
+    /// How many runs are stored.
+    pub async fn count_runs(&self) -> Result<i64, StoreError> {
+        let mut read = self.read().await?;
+        let count = "SELECT COUNT(*) FROM run WHERE tenant_id = $1";
+        Ok(sqlx::query_scalar(count).bind(&self.id).fetch_one(&mut *read).await?)
+    }
+
+    /// What an experiment's arms have brought so far.
+    pub async fn results(&self, name: &str) -> Result<ExperimentResult, StoreError> {
+        let experiment = self.experiment(name).await?;
+        let mut read = self.read().await?;
+        // Feedback is of a run, or of the session or subject that the run belongs to.
+        let joined = match experiment.unit.as_str() {
+            "session" => {
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+            }
+            "subject" => {
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+            }
+            _ => {
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+            }
+        };
+        let values: Vec<(String, Vec<u8>, String, f64)> =
+            sqlx::query_as(joined).bind(&self.id).bind(name).bind(&experiment.metric).fetch_all(&mut *read).await?;
+        let rows: Vec<(String, i64, i64, i64, i64, i64, i64, i64)> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 GROUP BY arm ORDER BY arm")
+            .bind(&self.id)
+            .bind(name)
+            .fetch_all(&mut *read)
+            .await?;
+        let mut arms = Vec::new();
+        for arm in &experiment.arms {
+            let of_arm: Vec<f64> = values.iter().filter(|value| value.0 == arm.name).map(|value| value.3).collect();
+            let (mean, margin) = confidence(&of_arm);
+            let mut result =
+                ArmResult { arm: arm.name.clone(), values: of_arm.len() as i64, mean, margin, ..ArmResult::default() };
+            if let Some((_, runs, sessions, subjects, errors, input, output, micros)) =
+                rows.iter().find(|row| row.0 == arm.name)
+            {
+                result.runs = *runs;
+                result.units = match experiment.unit.as_str() {
+                    "session" => *sessions,
+                    "subject" => *subjects,
+                    _ => *runs,
+                };
+                result.errors = *errors;
+                result.input_tokens = *input;
+                result.output_tokens = *output;
+                result.mean_milliseconds = *micros as f64 / *runs as f64 / 1_000.0;
+            }
+            arms.push(result);
+        }
+        let seen: Vec<(f64, f64)> =
+            experiment.arms.iter().zip(&arms).map(|(arm, result)| (arm.weight, result.units as f64)).collect();
+        Ok(ExperimentResult { sample_ratio_p: sample_ratio(&seen), experiment, arms })
+    }
+}
+
+/// Mean and half-width of an asymptotic confidence sequence at level 0.95: Waudby-Smith, Arbour, Sinha, Kennedy and
+/// Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences" (2021), equation 10, with ρ chosen
+/// to be tightest at 500 values. Looking at it often does no harm.
+fn confidence(values: &[f64]) -> (Option<f64>, Option<f64>) {
+    const ALPHA: f64 = 0.05;
+    const TIGHTEST: f64 = 500.0;
+    let n = values.len() as f64;
+    if values.is_empty() {
+        return (None, None);
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    if values.len() < 2 {
+        return (Some(mean), None);
+    }
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let rho2 = (-2.0 * ALPHA.ln() + (-2.0 * ALPHA.ln() + 1.0).ln()) / TIGHTEST;
+    let width = 2.0 * (n * rho2 + 1.0) / (n * n * rho2) * ((n * rho2 + 1.0).sqrt() / ALPHA).ln();
+    (Some(mean), Some((variance * width).sqrt()))
+}
+
+/// The p-value of the χ² test of counts against weights.
+fn sample_ratio(seen: &[(f64, f64)]) -> Option<f64> {
+    let (weights, counts): (f64, f64) = seen.iter().fold((0.0, 0.0), |sum, arm| (sum.0 + arm.0, sum.1 + arm.1));
+    if seen.len() < 2 || counts < 20.0 {
+        return None;
+    }
+    let chi2: f64 = seen
+        .iter()
+        .map(|(weight, count)| {
+            let expected = counts * weight / weights;
+            (count - expected).powi(2) / expected
+        })
+        .sum();
+    // Wilson and Hilferty's cube-root approximation of the distribution, then the normal tail.
+    let freedom = (seen.len() - 1) as f64;
+    let z = ((chi2 / freedom).cbrt() - (1.0 - 2.0 / (9.0 * freedom))) / (2.0 / (9.0 * freedom)).sqrt();
+    Some(normal_tail(z))
+}
+
+/// The probability of a normal variable above `z` (Abramowitz and Stegun 26.2.17, error below 7.5e-8).
+fn normal_tail(z: f64) -> f64 {
+    if z < 0.0 {
+        return 1.0 - normal_tail(-z);
+    }
+    let t = 1.0 / (1.0 + 0.231_641_9 * z);
+    let series =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() * series
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_hold_at_every_look() {
+        // Fair coins, looked at after every throw from the fiftieth on: at most one in twenty may ever leave.
+        let mut left = 0;
+        for run in 0..200_u64 {
+            let mut seed = blake3::hash(&run.to_le_bytes());
+            let mut values = Vec::new();
+            let mut outside = false;
+            for throw in 0..1_000_usize {
+                if throw % 32 == 0 {
+                    seed = blake3::hash(seed.as_bytes());
+                }
+                values.push(f64::from(seed.as_bytes()[throw % 32] & 1));
+                if throw >= 50 {
+                    let (mean, margin) = confidence(&values);
+                    outside |= (mean.unwrap() - 0.5).abs() > margin.unwrap();
+                }
+            }
+            left += u32::from(outside);
+        }
+        assert!(left <= 14, "{left} of 200");
+        assert_eq!(confidence(&[]), (None, None));
+    }
+
+    #[test]
+    fn mixed_up_shares_are_noticed() {
+        assert!(sample_ratio(&[(0.5, 500.0), (0.5, 510.0)]).unwrap() > 0.5);
+        assert!(sample_ratio(&[(0.5, 500.0), (0.5, 700.0)]).unwrap() < 0.001);
+        assert!(sample_ratio(&[(0.2, 400.0), (0.8, 1_600.0)]).unwrap() > 0.5);
+        // χ² of 3.84 at one degree of freedom is the five per cent point.
+        let five = sample_ratio(&[(0.5, 500.0 + 31.0), (0.5, 500.0 - 31.0)]).unwrap();
+        assert!((five - 0.05).abs() < 0.01, "{five}");
+        assert_eq!(sample_ratio(&[(1.0, 500.0)]), None);
+    }
+}

