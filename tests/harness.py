@@ -191,8 +191,10 @@ class Mock(Process):
 class Store:
     """A data folder and the command line on it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, url=None):
+        """`url` names a PostgreSQL database; SQLite in the folder without it."""
         self.folder = Path(folder)
+        self.environment = {"SLUICE_STORE": url} if url else {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self.scratch = self.folder.parent / f"{self.folder.name}-files"
         self.scratch.mkdir(exist_ok=True)
@@ -204,7 +206,7 @@ class Store:
             text=True,
             timeout=80,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "MOCK_API_KEY": PROVIDER_KEY, **(environment or {})},
+            env={**os.environ, "MOCK_API_KEY": PROVIDER_KEY, **self.environment, **(environment or {})},
         )
         assert code is None or done.returncode == code, (
             f"sluice {' '.join(map(str, arguments))} ended with {done.returncode}, wanted {code}\n"
@@ -257,7 +259,7 @@ class Edge(Process):
             command,
             [command, "--config", self.config_file, "--data", store.folder],
             store.scratch,
-            environment,
+            {**store.environment, **(environment or {})},
         )
         self.url = f"{scheme}://{self.base}/v1"
         if wait:

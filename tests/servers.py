@@ -32,6 +32,10 @@ class Server:
         if self not in ALIVE:
             ALIVE.append(self)
 
+    @property
+    def pid(self):
+        return self.child.pid
+
     def must_run(self):
         if self.child.poll() is not None:
             raise AssertionError(f"{self.name} ended with {self.child.returncode}:\n{self.log()}")

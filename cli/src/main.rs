@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod check;
 mod edge;
+mod experiment;
 mod forget;
 mod ingest;
 mod key;
@@ -62,6 +63,11 @@ enum Command {
         #[command(subcommand)]
         command: prompt::Prompt,
     },
+    /// Compare versions of a prompt.
+    #[command(subcommand)]
+    Experiment(experiment::Experiment),
+    /// List what requests did, as edges reported it.
+    Runs(experiment::Runs),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
     /// Take documents out of a collection.
@@ -111,6 +117,8 @@ fn main() -> ExitCode {
         Command::Key(command) => block_on(command.run(context)),
         Command::Prompt(command) => block_on(command.run(context, Kind::Prompt)),
         Command::Artifact { kind, command } => block_on(command.run(context, kind)),
+        Command::Experiment(command) => block_on(command.run(context)),
+        Command::Runs(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),

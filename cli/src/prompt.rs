@@ -145,7 +145,7 @@ impl Prompt {
                     let deployed: Vec<String> = artifact
                         .deployments
                         .iter()
-                        .map(|(environment, version, _)| format!("{environment}={version}"))
+                        .map(|deployed| format!("{}={}", deployed.environment, deployed.version))
                         .collect();
                     let mut state = deployed.join(" ");
                     for (is, word) in [

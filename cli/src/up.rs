@@ -30,7 +30,8 @@ impl Up {
         log::start(&config.log);
         let api = runtime.block_on(async {
             let store = context.store().await?;
-            let identity = Identity::open(&context.data)?;
+            // Makes the folder's secrets before anybody asks for them.
+            Identity::open(&context.data)?;
             if let Some(sample) = &self.sample
                 && store.is_empty().await?
             {
@@ -43,8 +44,8 @@ impl Up {
             }
             let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
             store.publish(Arc::clone(&location)).await?;
-            tokio::spawn(publish_changes(store.clone(), location));
-            let api = sluice_store::router(store, context.tenant.clone(), identity.operator_token);
+            tokio::spawn(publish_changes(store.clone(), Arc::clone(&location)));
+            let api = sluice_store::router(store, context.tenant.clone(), location);
             Ok::<_, Box<dyn std::error::Error>>(api)
         })?;
         Edge { config, config_file: self.config, data: context.data, store: api }.run(&runtime)

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
 use sqlx::any::AnyRow;
+use utoipa::ToSchema;
 
 /// An artifact without its versions' contents.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Artifact {
     pub kind: Kind,
     pub alias: String,
@@ -34,12 +35,28 @@ pub struct Artifact {
     pub has_draft: bool,
     /// How many versions there are.
     pub versions: i64,
-    /// What is in force: environment, version, revision of the deployment.
-    pub deployments: Vec<(String, i64, i64)>,
+    pub deployments: Vec<InForceAt>,
+}
+
+/// What is in force in an environment.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct InForceAt {
+    pub environment: String,
+    pub version: i64,
+    /// Of the deployment.
+    pub revision: i64,
+}
+
+/// A hash over one part of a version.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SectionHash {
+    /// `template`, `variables`, `parameters`, or `data`.
+    pub section: &'static str,
+    pub hash: String,
 }
 
 /// One version. Its content never changes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Version {
     pub kind: Kind,
     pub alias: String,
@@ -48,8 +65,8 @@ pub struct Version {
     pub status: &'static str,
     /// BLAKE3 of the canonical body, hexadecimal.
     pub content_hash: String,
-    /// Of its parts, so that one sees which of them a version changed: `template`, `variables`, `parameters`.
-    pub section_hashes: Vec<(&'static str, String)>,
+    /// Of its parts, so that one sees which of them a version changed.
+    pub section_hashes: Vec<SectionHash>,
     pub note: String,
     pub author: String,
     pub created_at: i64,
@@ -57,7 +74,7 @@ pub struct Version {
 }
 
 /// What shall be different; what is left out stays.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     pub title: Option<String>,
@@ -125,7 +142,7 @@ impl Tenancy {
 
     async fn artifact_of(&self, work: &mut Work, row: &AnyRow) -> Result<Artifact, StoreError> {
         let id: Vec<u8> = row.try_get("id")?;
-        let deployed = sqlx::query_as("SELECT d.environment, v.number, d.revision FROM deployment d JOIN artifact_version v ON v.id = d.version_id WHERE d.artifact_id = $1 AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY d.environment").bind(id).fetch_all(&mut **work).await?;
+        let deployed: Vec<(String, i64, i64)> = sqlx::query_as("SELECT d.environment, v.number, d.revision FROM deployment d JOIN artifact_version v ON v.id = d.version_id WHERE d.artifact_id = $1 AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY d.environment").bind(id).fetch_all(&mut **work).await?;
         Ok(Artifact {
             kind: row.try_get::<String, _>("kind")?.parse()?,
             alias: row.try_get("alias")?,
@@ -142,7 +159,10 @@ impl Tenancy {
             archived_at: row.try_get("archived_at")?,
             has_draft: row.try_get::<i64, _>("drafts")? > 0,
             versions: row.try_get("versions")?,
-            deployments: deployed,
+            deployments: deployed
+                .into_iter()
+                .map(|(environment, version, revision)| InForceAt { environment, version, revision })
+                .collect(),
         })
     }
 
@@ -623,16 +643,17 @@ fn not_found(kind: Kind, alias: &str) -> StoreError {
     StoreError::NotFound { kind: kind.name(), name: alias.to_owned() }
 }
 
-fn sections(content: &Content) -> Vec<(&'static str, String)> {
+fn sections(content: &Content) -> Vec<SectionHash> {
     let hash = |value: serde_json::Result<String>| {
         value.map(|text| blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()).unwrap_or_default()
     };
+    let section = |section, hash| SectionHash { section, hash };
     match content {
         Content::Template(content) => vec![
-            ("template", hash(serde_json::to_string(&content.messages))),
-            ("variables", hash(serde_json::to_string(&content.variables))),
-            ("parameters", hash(serde_json::to_string(&content.parameters))),
+            section("template", hash(serde_json::to_string(&content.messages))),
+            section("variables", hash(serde_json::to_string(&content.variables))),
+            section("parameters", hash(serde_json::to_string(&content.parameters))),
         ],
-        Content::Data(data) => vec![("data", hash(serde_json::to_string(data)))],
+        Content::Data(data) => vec![section("data", hash(serde_json::to_string(data)))],
     }
 }

@@ -10,12 +10,13 @@ use sluice_text::{Partials, Template, Variable, includes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// Largest body of a version, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
 /// What an artifact is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Messages that are rendered and sent.
@@ -73,7 +74,7 @@ impl fmt::Display for Kind {
 }
 
 /// One message of a prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptMessage {
     pub role: String,
@@ -82,12 +83,13 @@ pub struct PromptMessage {
 }
 
 /// A prompt's content.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptContent {
     pub messages: Vec<PromptMessage>,
     /// Declared variables. Left out, those that the templates use, all of them required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BTreeMap<String, Object>>)]
     pub variables: Option<BTreeMap<String, Variable>>,
     /// Members of the request that are used where the caller gives none: `temperature`, `max_tokens`, …
     #[serde(default, skip_serializing_if = "Map::is_empty")]
@@ -98,7 +100,7 @@ pub struct PromptContent {
 }
 
 /// What a version holds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Content {
     Template(PromptContent),

@@ -10,10 +10,11 @@ use crate::{StoreError, Tenancy, check_name, now};
 use serde::Serialize;
 use serde_json::json;
 use sluice_text::Partials;
+use utoipa::ToSchema;
 use std::collections::BTreeSet;
 
 /// One entry of the history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Deployment {
     pub environment: String,
     pub revision: i64,

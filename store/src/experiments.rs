@@ -11,6 +11,7 @@ use crate::deployments::stored_template;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 use std::collections::BTreeMap;
 
 /// What a unit of an experiment is; requests that have none are not part of it.
@@ -21,7 +22,7 @@ const MAX_ARMS: usize = 16;
 const MILLION: f64 = 1_000_000.0;
 
 /// One of the versions that are compared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
     pub name: String,
@@ -34,7 +35,7 @@ pub struct Arm {
 }
 
 /// An experiment over the versions of one prompt in one environment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Experiment {
     pub name: String,
     pub prompt: String,
@@ -53,7 +54,7 @@ pub struct Experiment {
 }
 
 /// A new experiment.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewExperiment {
     pub name: String,
@@ -84,7 +85,7 @@ fn whole() -> f64 {
 }
 
 /// What shall be different; what is left out stays.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentChange {
     pub coverage: Option<f64>,

@@ -25,7 +25,7 @@ pub struct CreatedKey {
 }
 
 /// A key as the store knows it.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
 pub struct KeyRecord {
     pub id: String,
     pub name: String,

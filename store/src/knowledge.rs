@@ -31,7 +31,7 @@ pub struct Document {
 }
 
 /// What an ingestion did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, utoipa::ToSchema)]
 pub struct IngestSummary {
     pub documents: u64,
     /// Chunks of the documents that were new or changed.
@@ -191,6 +191,9 @@ impl Document {
         };
         if payload.len() > MAX_PAYLOAD {
             return Err(format!("`payload` is larger than {} KiB", MAX_PAYLOAD >> 10));
+        }
+        if value.to_string().contains("\\u0000") {
+            return Err("a text holds a NUL character, which databases do not keep".to_owned());
         }
         Ok(Document {
             id: text("id").or_else(|| text("_id")).ok_or("there is no `id` (or `_id`)")?,

@@ -15,19 +15,25 @@ mod experiments;
 mod identity;
 mod keys;
 mod knowledge;
+mod operators;
+mod preview;
 mod publish;
 mod records;
 mod registry;
 mod resolve;
+mod settings;
 
 pub use api::router;
-pub use artifacts::{Artifact, Change, Version};
+pub use artifacts::{Artifact, Change, InForceAt, SectionHash, Version};
 pub use content::{Content, Kind, Link, PromptContent, PromptMessage};
 pub use deployments::{Deploy, Deployment};
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};
+pub use operators::{Event, NewOperator, Operator, OperatorRecord, Scope};
+pub use settings::Setting;
+pub use preview::{Preview, Previewed, RenderedMessage, VariableUse};
 pub use publish::{Publication, PublishError, verify_published};
 pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
 

@@ -11,6 +11,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::Serialize;
 use sluice_segment::{Feedback, Record, Run, journal_records};
+use utoipa::ToSchema;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub struct Collected {
 }
 
 /// What an edge said of itself last.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EdgeState {
     pub name: String,
     pub epoch: i64,
@@ -34,7 +35,7 @@ pub struct EdgeState {
 }
 
 /// One exchange.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct RunRecord {
     pub id: String,
     pub at: i64,
@@ -198,7 +199,7 @@ async fn insert_feedback(
 }
 
 /// What an arm of an experiment, or what is outside of all, has brought.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct ArmResult {
     pub arm: String,
     pub runs: i64,
@@ -216,7 +217,7 @@ pub struct ArmResult {
 }
 
 /// An experiment's figures.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ExperimentResult {
     pub experiment: crate::Experiment,
     pub arms: Vec<ArmResult>,

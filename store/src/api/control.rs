@@ -1,0 +1,252 @@
+//! Tenants, keys, operators, settings; what happened.
+
+use super::{Answer, Api, Asked, At, Caller, ForTenant, Page, Sent, done, etag, page};
+use crate::operators::Scope;
+use crate::{EdgeState, Event, KeyRecord, NewKey, NewOperator, OperatorRecord, RunRecord, Setting, now};
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(tenants, create_tenant))
+        .routes(routes!(limit_versions))
+        .routes(routes!(keys, create_key))
+        .routes(routes!(revoke_key))
+        .routes(routes!(operators, create_operator))
+        .routes(routes!(revoke_operator))
+        .routes(routes!(settings))
+        .routes(routes!(setting, put_setting, remove_setting))
+        .routes(routes!(events))
+        .routes(routes!(runs))
+        .routes(routes!(edges))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Tenants {
+    tenants: Vec<String>,
+}
+
+#[utoipa::path(get, path = "/api/v1/tenants", responses((status = 200, body = Tenants)))]
+async fn tenants(caller: Caller) -> Answer<Json<Tenants>> {
+    caller.may(Scope::Read)?;
+    let mut tenants = caller.api.store.tenants().await?;
+    tenants.retain(|name| caller.operator.tenant.as_ref().is_none_or(|own| own == name));
+    Ok(Json(Tenants { tenants }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewTenant {
+    name: String,
+}
+
+/// Makes a tenant; one that exists is no error.
+#[utoipa::path(post, path = "/api/v1/tenants", request_body = NewTenant, responses((status = 201, body = Tenants)))]
+async fn create_tenant(caller: Caller, Sent(new): Sent<NewTenant>) -> Answer<impl IntoResponse> {
+    caller.may_all(Scope::Admin)?;
+    caller.api.store.make_tenancy(&new.name, &caller.operator.name).await?;
+    Ok((StatusCode::CREATED, Json(Tenants { tenants: vec![new.name] })))
+}
+
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct VersionLimit {
+    /// Most versions of an artifact; 0 for no limit.
+    #[schema(minimum = 0)]
+    version_limit: i64,
+}
+
+#[utoipa::path(put, path = "/api/v1/version-limit", params(ForTenant), request_body = VersionLimit, responses((status = 200, body = VersionLimit)))]
+async fn limit_versions(caller: Caller, Sent(limit): Sent<VersionLimit>) -> Answer<Json<VersionLimit>> {
+    caller.tenancy(Scope::Admin).await?.limit_versions(limit.version_limit).await?;
+    Ok(Json(limit))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Keys {
+    keys: Vec<KeyRecord>,
+}
+
+#[utoipa::path(get, path = "/api/v1/keys", params(ForTenant), responses((status = 200, body = Keys)))]
+async fn keys(caller: Caller) -> Answer<Json<Keys>> {
+    Ok(Json(Keys { keys: caller.tenancy(Scope::Read).await?.keys().await? }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct AskedKey {
+    name: String,
+    /// The configuration's default if left out.
+    requests_per_minute: Option<u32>,
+    /// Never if left out.
+    expires_seconds: Option<u32>,
+    /// Names, or `*`; all if left out.
+    routes: Option<Vec<String>>,
+    /// Provider models; all if left out, but none where `routes` is given.
+    models: Option<Vec<String>>,
+    /// What its requests may steer; `variables` if left out.
+    asserts: Option<Vec<String>>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct MadeKey {
+    id: String,
+    /// The only time that it is shown.
+    key: String,
+}
+
+#[utoipa::path(post, path = "/api/v1/keys", params(ForTenant), request_body = AskedKey, responses((status = 201, body = MadeKey)))]
+async fn create_key(caller: Caller, Sent(new): Sent<AskedKey>) -> Answer<impl IntoResponse> {
+    let all = || vec!["*".to_owned()];
+    let new = NewKey {
+        name: new.name,
+        requests_per_minute: new.requests_per_minute.unwrap_or(0),
+        expires_at: new.expires_seconds.map_or(0, |seconds| now() + i64::from(seconds) * 1_000_000),
+        models: new.models.unwrap_or_else(|| if new.routes.is_some() { Vec::new() } else { all() }),
+        routes: new.routes.unwrap_or_else(all),
+        asserts: new.asserts.unwrap_or_else(|| vec!["variables".to_owned()]),
+    };
+    let made = caller.tenancy(Scope::Keys).await?.create_key(new).await?;
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::CREATED, headers, Json(MadeKey { id: made.id, key: made.key })))
+}
+
+/// Revokes by id or name; twice is no error.
+#[utoipa::path(delete, path = "/api/v1/keys/{key}", params(("key" = String, Path), ForTenant), responses((status = 200, body = Object)))]
+async fn revoke_key(caller: Caller, At(key): At<String>) -> Answer<Json<Value>> {
+    caller.tenancy(Scope::Keys).await?.revoke_key(&key).await?;
+    Ok(done())
+}
+
+#[derive(Serialize, ToSchema)]
+struct Operators {
+    operators: Vec<OperatorRecord>,
+}
+
+#[utoipa::path(get, path = "/api/v1/operators", responses((status = 200, body = Operators)))]
+async fn operators(caller: Caller) -> Answer<Json<Operators>> {
+    caller.may_all(Scope::Admin)?;
+    Ok(Json(Operators { operators: caller.api.store.operators().await? }))
+}
+
+#[derive(Serialize, ToSchema)]
+struct MadeOperator {
+    /// The only time that it is shown.
+    token: String,
+}
+
+#[utoipa::path(post, path = "/api/v1/operators", request_body = NewOperator, responses((status = 201, body = MadeOperator)))]
+async fn create_operator(caller: Caller, Sent(new): Sent<NewOperator>) -> Answer<impl IntoResponse> {
+    caller.may_all(Scope::Admin)?;
+    let token = caller.api.store.create_operator(&new).await?;
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(MadeOperator { token })))
+}
+
+#[utoipa::path(delete, path = "/api/v1/operators/{name}", params(("name" = String, Path)), responses((status = 200, body = Object)))]
+async fn revoke_operator(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
+    caller.may_all(Scope::Admin)?;
+    caller.api.store.revoke_operator(&name).await?;
+    Ok(done())
+}
+
+#[derive(Serialize, ToSchema)]
+struct Settings {
+    settings: Vec<Setting>,
+}
+
+#[utoipa::path(get, path = "/api/v1/settings", params(ForTenant), responses((status = 200, body = Settings)))]
+async fn settings(caller: Caller) -> Answer<Json<Settings>> {
+    Ok(Json(Settings { settings: caller.tenancy(Scope::Read).await?.settings().await? }))
+}
+
+#[utoipa::path(get, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Setting)))]
+async fn setting(caller: Caller, At(name): At<String>) -> Answer<impl IntoResponse> {
+    let found = caller.tenancy(Scope::Read).await?.setting(&name).await?;
+    Ok((etag(found.revision), Json(found)))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewSetting {
+    #[schema(value_type = Object)]
+    value: Value,
+    #[serde(default)]
+    category: String,
+    #[serde(default)]
+    public: bool,
+}
+
+#[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
+async fn put_setting(
+    caller: Caller,
+    At(name): At<String>,
+    Sent(new): Sent<NewSetting>,
+) -> Answer<impl IntoResponse> {
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
+    let found = tenancy.setting(&name).await?;
+    Ok((etag(found.revision), Json(found)))
+}
+
+#[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
+async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
+    caller.tenancy(Scope::Write).await?.delete_setting(&name).await?;
+    Ok(done())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Before {
+    #[allow(dead_code)]
+    tenant: Option<String>,
+    /// Only changes before this sequence number.
+    #[param(minimum = 0)]
+    before: Option<i64>,
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Events {
+    events: Vec<Event>,
+}
+
+/// Who changed what, newest first.
+#[utoipa::path(get, path = "/api/v1/events", params(Before), responses((status = 200, body = Events)))]
+async fn events(caller: Caller, Asked(asked): Asked<Before>) -> Answer<Json<Events>> {
+    let tenancy = caller.tenancy(Scope::Read).await?;
+    Ok(Json(Events { events: tenancy.events(asked.before.unwrap_or(0), page(asked.limit)?).await? }))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Runs {
+    runs: Vec<RunRecord>,
+    /// How many are stored.
+    total: i64,
+}
+
+/// What requests did, newest first.
+#[utoipa::path(get, path = "/api/v1/runs", params(Page), responses((status = 200, body = Runs)))]
+async fn runs(caller: Caller, Asked(asked): Asked<Page>) -> Answer<Json<Runs>> {
+    let tenancy = caller.tenancy(Scope::Read).await?;
+    Ok(Json(Runs { runs: tenancy.runs(page(asked.limit)?).await?, total: tenancy.count_runs().await? }))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Edges {
+    edges: Vec<EdgeState>,
+}
+
+/// Which epoch each edge serves, by what it said last.
+#[utoipa::path(get, path = "/api/v1/edges", responses((status = 200, body = Edges)))]
+async fn edges(caller: Caller) -> Answer<Json<Edges>> {
+    caller.may(Scope::Read)?;
+    Ok(Json(Edges { edges: caller.api.store.edges(Arc::clone(&caller.api.location)).await? }))
+}

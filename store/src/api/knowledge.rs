@@ -1,0 +1,112 @@
+//! Collections and their documents.
+
+use super::{Answer, Api, At, Caller, Fault, ForTenant, Sent};
+use crate::operators::Scope;
+use crate::{Document, IngestError, IngestSummary};
+use axum::Json;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Most documents of one call.
+const MAX_DOCUMENTS: usize = 1_000;
+
+pub fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(collections))
+        .routes(routes!(upsert))
+        .routes(routes!(remove_many))
+        .routes(routes!(remove_one))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Collections {
+    collections: Vec<CollectionSize>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CollectionSize {
+    name: String,
+    documents: i64,
+    chunks: i64,
+}
+
+#[utoipa::path(get, path = "/api/v1/collections", params(ForTenant), responses((status = 200, body = Collections)))]
+async fn collections(caller: Caller) -> Answer<Json<Collections>> {
+    let found = caller.tenancy(Scope::Read).await?.collections().await?;
+    let size = |(name, documents, chunks)| CollectionSize { name, documents, chunks };
+    Ok(Json(Collections { collections: found.into_iter().map(size).collect() }))
+}
+
+#[derive(Deserialize, ToSchema)]
+struct NewDocuments {
+    /// Each with `id`, `text`, and perhaps `title` and `payload`; at most 1,000.
+    #[schema(value_type = Vec<Object>)]
+    documents: Vec<Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Ingested {
+    collection: String,
+    summary: IngestSummary,
+}
+
+/// Puts documents in, or in the place of those with the same ids.
+#[utoipa::path(post, path = "/api/v1/collections/{collection}/documents", params(("collection" = String, Path), ForTenant), request_body = NewDocuments, responses((status = 200, body = Ingested)))]
+async fn upsert(
+    caller: Caller,
+    At(collection): At<String>,
+    Sent(NewDocuments { documents }): Sent<NewDocuments>,
+) -> Answer<Json<Ingested>> {
+    if documents.len() > MAX_DOCUMENTS {
+        return Err(Fault::invalid(format!(
+            "`documents` has {} members, at most {MAX_DOCUMENTS} are taken",
+            documents.len()
+        )));
+    }
+    let read = |(place, value): (usize, &Value)| {
+        Document::of_json(value).map_err(|reason| Fault::invalid(format!("`documents[{place}]`: {reason}")))
+    };
+    let documents = documents.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    let documents = documents.into_iter().map(|document| Ok((document, 0)));
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    match tenancy.ingest(&collection, documents, |_, _| {}).await {
+        Ok(summary) => Ok(Json(Ingested { collection, summary })),
+        Err(IngestError::Store(error)) => Err(error.into()),
+        Err(IngestError::Read(error)) => Err(Fault::invalid(error.to_string())),
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct Removed {
+    removed: u64,
+}
+
+#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/{document}", params(("collection" = String, Path), ("document" = String, Path, description = "its id, percent-encoded"), ForTenant), responses((status = 200, body = Removed)))]
+async fn remove_one(caller: Caller, At((collection, document)): At<(String, String)>) -> Answer<Json<Removed>> {
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    match tenancy.remove_documents(&collection, std::slice::from_ref(&document)).await? {
+        0 => Err(Fault::not_found("document", format!("`{collection}` has no document `{document}`"))),
+        removed => Ok(Json(Removed { removed })),
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+struct Ids {
+    ids: Vec<String>,
+}
+
+#[utoipa::path(post, path = "/api/v1/collections/{collection}/documents/delete", params(("collection" = String, Path), ForTenant), request_body = Ids, responses((status = 200, body = Removed)))]
+async fn remove_many(
+    caller: Caller,
+    At(collection): At<String>,
+    Sent(Ids { ids }): Sent<Ids>,
+) -> Answer<Json<Removed>> {
+    if ids.len() > MAX_DOCUMENTS {
+        return Err(Fault::invalid(format!("`ids` has {} members, at most {MAX_DOCUMENTS} are taken", ids.len())));
+    }
+    let removed = caller.tenancy(Scope::Write).await?.remove_documents(&collection, &ids).await?;
+    Ok(Json(Removed { removed }))
+}

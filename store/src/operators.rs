@@ -1,0 +1,262 @@
+//! Who may use the API, and what was changed by whom.
+//!
+//! A token is 256 random bits, shown once and kept as a hash. The data folder's `operator.token` is the first one: it
+//! may do everything, so that there is always a way in for who has the machine.
+
+use crate::database::Whose;
+use crate::{Identity, Store, StoreError, Tenancy, check_name, new_id, now};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What an operator may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// See everything but secrets.
+    Read,
+    /// Change artifacts, experiments, settings, knowledge.
+    Write,
+    /// Change what is in force.
+    Deploy,
+    /// The same in protected environments, and which those are.
+    Protected,
+    /// Make and revoke API keys.
+    Keys,
+    /// Change providers' credentials.
+    Secrets,
+    /// Make tenants and operators.
+    Admin,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 7] = [
+        Scope::Read,
+        Scope::Write,
+        Scope::Deploy,
+        Scope::Protected,
+        Scope::Keys,
+        Scope::Secrets,
+        Scope::Admin,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+            Scope::Deploy => "deploy",
+            Scope::Protected => "protected",
+            Scope::Keys => "keys",
+            Scope::Secrets => "secrets",
+            Scope::Admin => "admin",
+        }
+    }
+}
+
+/// An operator who showed a good token.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    pub name: String,
+    /// The only tenant that it may touch; `None`: all.
+    pub tenant: Option<String>,
+    pub scopes: Vec<Scope>,
+}
+
+/// An operator to be made.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewOperator {
+    pub name: String,
+    /// The only tenant that it may touch; left out: all.
+    pub tenant: Option<String>,
+    pub scopes: Vec<Scope>,
+    /// Left out: never.
+    pub expires_seconds: Option<u32>,
+}
+
+/// An operator as it is listed.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct OperatorRecord {
+    pub name: String,
+    pub tenant: Option<String>,
+    pub scopes: Vec<String>,
+    /// Microseconds since the Unix epoch; 0 = never.
+    pub expires_at: i64,
+    pub created_at: i64,
+    pub revoked_at: Option<i64>,
+}
+
+/// A change that was made.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Event {
+    pub sequence: i64,
+    pub kind: String,
+    pub entity: String,
+    pub actor: String,
+    /// JSON, or empty.
+    pub detail: String,
+    /// Microseconds since the Unix epoch.
+    pub at: i64,
+}
+
+fn token_hash(token: &str) -> Vec<u8> {
+    blake3::derive_key("sluice 2026-11 operator token", token.as_bytes()).to_vec()
+}
+
+impl Store {
+    /// The operator with that token, if it is good.
+    pub async fn operator(&self, token: &str) -> Result<Option<Operator>, StoreError> {
+        let root = hex::encode(Identity::open(self.folder())?.operator_token);
+        // Hashes are compared in constant time by BLAKE3's own equality.
+        if blake3::hash(token.as_bytes()) == blake3::hash(root.as_bytes()) {
+            return Ok(Some(Operator { name: "operator".to_owned(), tenant: None, scopes: Scope::ALL.to_vec() }));
+        }
+        let mut read = self.database.read(Whose::All).await?;
+        let row: Option<(String, String, Option<String>, i64)> = sqlx::query_as("SELECT o.name, o.scopes, t.slug, o.expires_at FROM operator o LEFT JOIN tenant t ON t.id = o.tenant_id WHERE o.token_hash = $1 AND o.revoked_at IS NULL")
+            .bind(token_hash(token))
+            .fetch_optional(&mut *read)
+            .await?;
+        let good = row.filter(|(_, _, _, expires_at)| *expires_at == 0 || *expires_at > now());
+        Ok(good.map(|(name, scopes, tenant, _)| {
+            let scopes = Scope::ALL.into_iter().filter(|scope| scopes.split(',').any(|name| name == scope.name()));
+            Operator { name, tenant, scopes: scopes.collect() }
+        }))
+    }
+
+    /// Makes an operator. Gives its token, which is not kept.
+    pub async fn create_operator(&self, new: &NewOperator) -> Result<String, StoreError> {
+        check_name("operator", &new.name)?;
+        if new.name == "operator" || new.scopes.is_empty() {
+            return Err(StoreError::Invalid(
+                "an operator needs scopes, and the name `operator` belongs to the data folder's token".to_owned(),
+            ));
+        }
+        let tenant = match &new.tenant {
+            Some(tenant) => Some(self.tenancy(tenant, "").await?.id),
+            None => None,
+        };
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(StoreError::Random)?;
+        let token = format!("op-sluice-{}", hex::encode(random));
+        let scopes: Vec<&str> = new.scopes.iter().map(|scope| scope.name()).collect();
+        let mut write = self.database.write(Whose::All).await?;
+        let made = sqlx::query("INSERT INTO operator (id, name, token_hash, tenant_id, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING")
+            .bind(new_id())
+            .bind(&new.name)
+            .bind(token_hash(&token))
+            .bind(tenant)
+            .bind(scopes.join(","))
+            .bind(now())
+            .bind(new.expires_seconds.map_or(0, |seconds| now() + i64::from(seconds) * 1_000_000))
+            .execute(&mut *write)
+            .await?;
+        if made.rows_affected() == 0 {
+            return Err(StoreError::Exists { kind: "operator", name: new.name.clone() });
+        }
+        write.commit().await?;
+        Ok(token)
+    }
+
+    pub async fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError> {
+        let mut read = self.database.read(Whose::All).await?;
+        let rows: Vec<(String, String, Option<String>, i64, i64, Option<i64>)> = sqlx::query_as("SELECT o.name, o.scopes, t.slug, o.expires_at, o.created_at, o.revoked_at FROM operator o LEFT JOIN tenant t ON t.id = o.tenant_id ORDER BY o.name").fetch_all(&mut *read).await?;
+        let record = |(name, scopes, tenant, expires_at, created_at, revoked_at)| OperatorRecord {
+            name,
+            tenant,
+            scopes: crate::keys::list(scopes),
+            expires_at,
+            created_at,
+            revoked_at,
+        };
+        Ok(rows.into_iter().map(record).collect())
+    }
+
+    /// Revokes an operator's token, at once. Twice is no error.
+    pub async fn revoke_operator(&self, name: &str) -> Result<(), StoreError> {
+        let mut write = self.database.write(Whose::All).await?;
+        let found = sqlx::query("UPDATE operator SET revoked_at = COALESCE(revoked_at, $2) WHERE name = $1")
+            .bind(name)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        if found.rows_affected() == 0 {
+            return Err(StoreError::NotFound { kind: "operator", name: name.to_owned() });
+        }
+        Ok(write.commit().await?)
+    }
+
+    /// The answer that was given to a call before, if this is the same call again; otherwise the call is noted as
+    /// running.
+    pub(crate) async fn begin_call(
+        &self,
+        operator: &str,
+        name: &str,
+        request: &[u8],
+    ) -> Result<Option<(i64, String)>, StoreError> {
+        let mut write = self.database.write(Whose::All).await?;
+        // Answers are kept for a day.
+        sqlx::query("DELETE FROM idempotency WHERE at < $1").bind(now() - 86_400_000_000).execute(&mut *write).await?;
+        let known: Option<(Vec<u8>, i64, String)> =
+            sqlx::query_as("SELECT request_hash, status, body FROM idempotency WHERE operator = $1 AND name = $2")
+                .bind(operator)
+                .bind(name)
+                .fetch_optional(&mut *write)
+                .await?;
+        match known {
+            Some((hash, _, _)) if hash != request => Err(StoreError::Limit(
+                "the idempotency key was used for another request; take a new one for each".to_owned(),
+            )),
+            Some((_, 0, _)) => {
+                Err(StoreError::Conflict { name: "the same call, which still runs".to_owned(), found: 0 })
+            }
+            Some((_, status, body)) => Ok(Some((status, body))),
+            None => {
+                sqlx::query("INSERT INTO idempotency (operator, name, request_hash, status, body, at) VALUES ($1, $2, $3, 0, '', $4)")
+                    .bind(operator)
+                    .bind(name)
+                    .bind(request.to_vec())
+                    .bind(now())
+                    .execute(&mut *write)
+                    .await?;
+                write.commit().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes the answer of a call, or forgets the call where it may be made again.
+    pub(crate) async fn end_call(
+        &self,
+        operator: &str,
+        name: &str,
+        answer: Option<(u16, &str)>,
+    ) -> Result<(), StoreError> {
+        let mut write = self.database.write(Whose::All).await?;
+        let query = match answer {
+            Some((status, body)) => {
+                sqlx::query("UPDATE idempotency SET status = $3, body = $4 WHERE operator = $1 AND name = $2")
+                    .bind(operator)
+                    .bind(name)
+                    .bind(i64::from(status))
+                    .bind(body)
+            }
+            None => sqlx::query("DELETE FROM idempotency WHERE operator = $1 AND name = $2").bind(operator).bind(name),
+        };
+        query.execute(&mut *write).await?;
+        Ok(write.commit().await?)
+    }
+}
+
+impl Tenancy {
+    /// The newest changes, newest first; before `before`, where that is not 0.
+    pub async fn events(&self, before: i64, limit: i64) -> Result<Vec<Event>, StoreError> {
+        let rows: Vec<(i64, String, String, String, String, i64)> = sqlx::query_as("SELECT seq, kind, entity, actor, detail, at FROM event WHERE tenant_id = $1 AND ($2 = 0 OR seq < $2) ORDER BY seq DESC LIMIT $3")
+            .bind(&self.id)
+            .bind(before)
+            .bind(limit)
+            .fetch_all(&mut *self.read().await?)
+            .await?;
+        let event =
+            |(sequence, kind, entity, actor, detail, at)| Event { sequence, kind, entity, actor, detail, at };
+        Ok(rows.into_iter().map(event).collect())
+    }
+}

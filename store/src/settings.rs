@@ -1,0 +1,107 @@
+//! System settings: JSON values by name.
+
+use crate::{StoreError, Tenancy, check_name, now};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+/// Largest value, in bytes of JSON.
+const MAX_VALUE: usize = 64 << 10;
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Setting {
+    pub name: String,
+    #[schema(value_type = Object)]
+    pub value: Value,
+    pub category: String,
+    /// Whether it may be shown to who is no operator.
+    pub public: bool,
+    pub revision: i64,
+    /// Microseconds since the Unix epoch.
+    pub updated_at: i64,
+}
+
+impl Tenancy {
+    pub async fn settings(&self) -> Result<Vec<Setting>, StoreError> {
+        self.select_settings("").await
+    }
+
+    pub async fn setting(&self, name: &str) -> Result<Setting, StoreError> {
+        let found = self.select_settings(name).await?.into_iter().next().filter(|_| !name.is_empty());
+        found.ok_or_else(|| StoreError::NotFound { kind: "setting", name: name.to_owned() })
+    }
+
+    async fn select_settings(&self, name: &str) -> Result<Vec<Setting>, StoreError> {
+        let rows: Vec<(String, String, String, i64, i64, i64)> = sqlx::query_as("SELECT name, value, category, public, revision, updated_at FROM setting WHERE tenant_id = $1 AND ($2 = '' OR name = $2) ORDER BY name")
+            .bind(&self.id)
+            .bind(name)
+            .fetch_all(&mut *self.read().await?)
+            .await?;
+        let setting = |(name, value, category, public, revision, updated_at): (String, String, _, i64, _, _)| Setting {
+            name,
+            value: serde_json::from_str(&value).unwrap_or_default(),
+            category,
+            public: public == 1,
+            revision,
+            updated_at,
+        };
+        Ok(rows.into_iter().map(setting).collect())
+    }
+
+    /// Writes a setting. `expected` is the revision that the operator saw; 0 for none.
+    pub async fn put_setting(
+        &self,
+        name: &str,
+        value: &Value,
+        category: &str,
+        public: bool,
+        expected: Option<i64>,
+    ) -> Result<i64, StoreError> {
+        check_name("setting", name)?;
+        let text = value.to_string();
+        if text.len() > MAX_VALUE || category.len() > 128 {
+            return Err(StoreError::Invalid(format!(
+                "the setting `{name}` is larger than {} KiB, or its category than 128 bytes",
+                MAX_VALUE >> 10
+            )));
+        }
+        let mut write = self.write().await?;
+        let found: Option<i64> = sqlx::query_scalar("SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2")
+            .bind(&self.id)
+            .bind(name)
+            .fetch_optional(&mut *write)
+            .await?;
+        let found = found.unwrap_or(0);
+        if expected.is_some_and(|expected| expected != found) {
+            return Err(StoreError::Conflict { name: name.to_owned(), found });
+        }
+        sqlx::query("INSERT INTO setting (tenant_id, name, value, category, public, revision, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant_id, name) DO UPDATE SET value = $3, category = $4, public = $5, revision = $6, updated_at = $7")
+            .bind(&self.id)
+            .bind(name)
+            .bind(text)
+            .bind(category)
+            .bind(i64::from(public))
+            .bind(found + 1)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        self.note(&mut write, "setting.changed", name, json!(null), false).await?;
+        write.commit().await?;
+        Ok(found + 1)
+    }
+
+    pub async fn delete_setting(&self, name: &str) -> Result<(), StoreError> {
+        let mut write = self.write().await?;
+        let gone = sqlx::query("DELETE FROM setting WHERE tenant_id = $1 AND name = $2")
+            .bind(&self.id)
+            .bind(name)
+            .execute(&mut *write)
+            .await?;
+        if gone.rows_affected() == 0 {
+            return Err(StoreError::NotFound { kind: "setting", name: name.to_owned() });
+        }
+        self.note(&mut write, "setting.deleted", name, json!(null), false).await?;
+        Ok(write.commit().await?)
+    }
+}
