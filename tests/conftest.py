@@ -6,6 +6,7 @@ import pytest
 
 import harness
 from harness import ALIVE, ALL_ASSERTS, Edge, Mock, Store, free_port
+from servers import Postgres
 
 SUPPORT_BOT = """\
 +++
@@ -142,6 +143,13 @@ def mock(folder):
     mock = Mock(folder)
     yield mock
     mock.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    server = Postgres()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")

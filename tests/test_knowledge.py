@@ -138,7 +138,8 @@ def test_the_api_puts_and_removes_documents(up, operator):
     listed = operator.get("/api/v1/collections").json()["collections"]
     assert {"name": "notes", "documents": 12, "chunks": 12} in listed
     assert operator.delete("/api/v1/collections/notes/documents/n3").json() == {"removed": 1}
-    assert operator.delete("/api/v1/collections/notes/documents/n3").status_code == 404
+    again = operator.delete("/api/v1/collections/notes/documents/n3")
+    assert (again.status_code, again.json()["code"]) == (404, "DOCUMENT_404")
     gone = operator.post("/api/v1/collections/notes/documents/delete", json={"ids": ["n4", "n5", "n99"]})
     assert gone.json() == {"removed": 2}
 
@@ -146,19 +147,22 @@ def test_the_api_puts_and_removes_documents(up, operator):
 @pytest.mark.parametrize("body, message", [
     ({"documents": [{"id": "a"}]}, "`documents[0]`: there is no `text`"),
     ({"documents": [{"id": "a", "text": "b", "payload": 3}]}, "`documents[0]`: `payload` must be an object"),
-    ({"docs": []}, "`documents` must be an array of documents"),
+    ({"docs": []}, "`documents`"),
     ({"documents": [{"id": "a", "text": "b"}] * 1001}, "`documents` has 1001 members, at most 1000 are taken"),
 ])
 def test_the_api_names_faults(operator, body, message):
     answer = operator.post("/api/v1/collections/notes/documents", json=body)
     assert answer.status_code == 400
-    assert answer.json() == {"error": "Bad Request", "message": message, "code": "invalid_request"}
+    problem = answer.json()
+    assert set(problem) == {"error", "message", "code"}
+    assert (problem["error"], problem["code"]) == ("request_invalid", "REQUEST_400")
+    assert message in problem["message"]
 
 
 def test_the_api_needs_the_operators_token(up):
     for headers in ({}, {"authorization": "Bearer " + "0" * 64}):
         answer = httpx.post(f"http://{up.admin}/api/v1/collections/notes/documents", json={"documents": []}, headers=headers)
-        assert answer.status_code == 401 and answer.json()["code"] == "invalid_token"
+        assert answer.status_code == 401 and answer.json()["code"] == "TOKEN_401"
 
 
 def told(edge, question, **steering):

@@ -14,16 +14,8 @@ import pytest
 
 from conftest import CONFIG, config_for, fill
 from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, user
-from servers import Postgres
 
 MIGRATIONS = Path(__file__).parent.parent / "store" / "migrations"
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    server = Postgres()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -71,8 +71,7 @@ fn arm(text: &str) -> Result<Arm, String> {
 impl Experiment {
     pub async fn run(self, context: Context) -> Outcome {
         let store = context.tenancy().await?;
-        let state =
-            |state: &str| ExperimentChange { state: Some(state.to_owned()), ..ExperimentChange::default() };
+        let state = |state: &str| ExperimentChange { state: Some(state.to_owned()), ..ExperimentChange::default() };
         match self {
             Experiment::Create { name, prompt, environment, arms, unit, coverage, metric } => {
                 let new = NewExperiment { name, prompt, environment, unit, coverage, arms, metric, seed: None };

@@ -15,6 +15,7 @@ mod prompt;
 mod publish;
 mod scrub;
 mod search;
+mod transfer;
 mod up;
 mod verify;
 
@@ -68,6 +69,10 @@ enum Command {
     Experiment(experiment::Experiment),
     /// List what requests did, as edges reported it.
     Runs(experiment::Runs),
+    /// Write prompts and other artifacts with their history to a file.
+    Export(transfer::Export),
+    /// Read a bundle, or prompts of other systems.
+    Import(transfer::Bring),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
     /// Take documents out of a collection.
@@ -107,6 +112,8 @@ impl Context {
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
+    // For whoever speaks TLS and was not told how. It fails only where somebody was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     let context = Context { data: cli.data, tenant: cli.tenant, store: cli.store };
     let outcome = match cli.command {
@@ -119,6 +126,8 @@ fn main() -> ExitCode {
         Command::Artifact { kind, command } => block_on(command.run(context, kind)),
         Command::Experiment(command) => block_on(command.run(context)),
         Command::Runs(command) => block_on(command.run(context)),
+        Command::Export(command) => block_on(command.run(context)),
+        Command::Import(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),

@@ -457,7 +457,13 @@ impl Tenancy {
         Ok(changed)
     }
 
-    async fn apply(&self, write: &mut Work, kind: Kind, alias: &str, change: &Change) -> Result<(), StoreError> {
+    pub(crate) async fn apply(
+        &self,
+        write: &mut Work,
+        kind: Kind,
+        alias: &str,
+        change: &Change,
+    ) -> Result<(), StoreError> {
         let artifact = self.existing(write, kind, alias).await?;
         if change.enabled == Some(false) || change.archived == Some(true) {
             self.refuse_if_used(write, kind, alias, &artifact.id).await?;

@@ -10,8 +10,8 @@ use crate::{StoreError, Tenancy, check_name, now};
 use serde::Serialize;
 use serde_json::json;
 use sluice_text::Partials;
-use utoipa::ToSchema;
 use std::collections::BTreeSet;
+use utoipa::ToSchema;
 
 /// One entry of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -80,6 +80,31 @@ impl Tenancy {
         let revision = self.point(&mut write, kind, alias, &artifact.id, Some((&id, number)), deploy).await?;
         write.commit().await?;
         Ok((number, revision))
+    }
+
+    /// Puts the version with that content hash in force, unless it is.
+    pub(crate) async fn deploy_hash(
+        &self,
+        write: &mut Work,
+        kind: Kind,
+        alias: &str,
+        environment: &str,
+        hash: &str,
+    ) -> Result<(), StoreError> {
+        check_name("environment", environment)?;
+        let artifact = self.existing(write, kind, alias).await?;
+        let row: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT id, number FROM artifact_version WHERE artifact_id = $1 AND content_hash = $2 ORDER BY number DESC LIMIT 1")
+            .bind(&artifact.id)
+            .bind(hex::decode(hash).unwrap_or_default())
+            .fetch_optional(&mut **write)
+            .await?;
+        let Some((id, number)) = row else { return Ok(()) };
+        let newest = self.revisions(write, &artifact.id, environment).await?.first().and_then(|newest| newest.version);
+        if newest != Some(number) {
+            let deploy = Deploy { environment, note: "imported", expected_revision: None, protected_too: false };
+            self.point(write, kind, alias, &artifact.id, Some((&id, number)), deploy).await?;
+        }
+        Ok(())
     }
 
     /// Takes an artifact out of force in an environment. Gives the revision.

@@ -11,8 +11,8 @@ use crate::deployments::stored_template;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::ToSchema;
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// What a unit of an experiment is; requests that have none are not part of it.
 pub const UNITS: [&str; 4] = ["session", "subject", "key", "request"];

@@ -7,7 +7,9 @@
 
 mod api;
 mod artifacts;
+mod bundle;
 mod content;
+mod convert;
 mod database;
 mod deployments;
 mod diff;
@@ -25,17 +27,22 @@ mod settings;
 
 pub use api::router;
 pub use artifacts::{Artifact, Change, InForceAt, SectionHash, Version};
+pub use bundle::{
+    Bundle, BundledArtifact, BundledDeployment, BundledVersion, FailedImport, Import, ImportReport, MigrationStatus,
+    OnConflict, Renamed,
+};
 pub use content::{Content, Kind, Link, PromptContent, PromptMessage};
+pub use convert::Format;
 pub use deployments::{Deploy, Deployment};
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};
 pub use operators::{Event, NewOperator, Operator, OperatorRecord, Scope};
-pub use settings::Setting;
 pub use preview::{Preview, Previewed, RenderedMessage, VariableUse};
 pub use publish::{Publication, PublishError, verify_published};
 pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
+pub use settings::Setting;
 
 use database::{Database, Whose, Work};
 use serde_json::Value;

@@ -29,15 +29,8 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub const ALL: [Scope; 7] = [
-        Scope::Read,
-        Scope::Write,
-        Scope::Deploy,
-        Scope::Protected,
-        Scope::Keys,
-        Scope::Secrets,
-        Scope::Admin,
-    ];
+    pub const ALL: [Scope; 7] =
+        [Scope::Read, Scope::Write, Scope::Deploy, Scope::Protected, Scope::Keys, Scope::Secrets, Scope::Admin];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -255,8 +248,7 @@ impl Tenancy {
             .bind(limit)
             .fetch_all(&mut *self.read().await?)
             .await?;
-        let event =
-            |(sequence, kind, entity, actor, detail, at)| Event { sequence, kind, entity, actor, detail, at };
+        let event = |(sequence, kind, entity, actor, detail, at)| Event { sequence, kind, entity, actor, detail, at };
         Ok(rows.into_iter().map(event).collect())
     }
 }

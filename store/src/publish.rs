@@ -10,7 +10,7 @@
 use crate::database::{Whose, Work};
 use crate::{Identity, Store, StoreError, now, registry};
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use sluice_index::{BuildError, SegmentWriter};
 use sluice_segment::{
     CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, SegmentEntry, VerifyingKey,
@@ -422,12 +422,15 @@ async fn put_object(
     written: &mut u64,
 ) -> Result<ObjectRef, PublishError> {
     let object = ObjectRef { hash: ObjectHash::of(&bytes), bytes: bytes.len() as u64 };
-    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match location.put_opts(&object_path(object.hash), bytes.into(), options).await {
-        Ok(_) => *written += object.bytes,
-        Err(object_store::Error::AlreadyExists { .. }) => {}
+    let path = object_path(object.hash);
+    // Its name is its content: one of that size is there whole, and not every location can refuse to overwrite.
+    match location.head(&path).await {
+        Ok(found) if found.size == object.bytes => return Ok(object),
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),
     }
+    location.put(&path, bytes.into()).await?;
+    *written += object.bytes;
     Ok(object)
 }
 

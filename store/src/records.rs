@@ -11,9 +11,9 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::Serialize;
 use sluice_segment::{Feedback, Record, Run, journal_records};
-use utoipa::ToSchema;
 use std::collections::HashSet;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// What was taken from edges' journals.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -4,8 +4,8 @@ use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent, done, etag, 
 use crate::operators::Scope;
 use crate::preview::{Preview, Previewed};
 use crate::{
-    Artifact, Change, Content, Deploy, Deployment, Experiment, ExperimentChange, ExperimentResult, Kind,
-    NewExperiment, Version,
+    Artifact, Change, Content, Deploy, Deployment, Experiment, ExperimentChange, ExperimentResult, Kind, NewExperiment,
+    Version,
 };
 use axum::Json;
 use axum::http::StatusCode;
@@ -193,7 +193,8 @@ async fn put_version(
 #[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}/versions/{number}", params(("kind" = String, Path), ("alias" = String, Path), ("number" = i64, Path), ForTenant), responses((status = 200, body = Version)))]
 async fn version(caller: Caller, At((named, alias, number)): At<(String, String, i64)>) -> Answer<Json<Version>> {
     // 0 would mean the newest.
-    let number = Some(number).filter(|number| *number > 0).ok_or_else(|| Fault::not_found("version", "versions begin at 1"))?;
+    let number =
+        Some(number).filter(|number| *number > 0).ok_or_else(|| Fault::not_found("version", "versions begin at 1"))?;
     Ok(Json(caller.tenancy(Scope::Read).await?.version(kind(&named)?, &alias, Some(number)).await?))
 }
 

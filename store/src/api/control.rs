@@ -2,7 +2,10 @@
 
 use super::{Answer, Api, Asked, At, Caller, ForTenant, Page, Sent, done, etag, page};
 use crate::operators::Scope;
-use crate::{EdgeState, Event, KeyRecord, NewKey, NewOperator, OperatorRecord, RunRecord, Setting, now};
+use crate::{
+    Bundle, EdgeState, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
+    OperatorRecord, RunRecord, Setting, now,
+};
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -23,6 +26,9 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(revoke_operator))
         .routes(routes!(settings))
         .routes(routes!(setting, put_setting, remove_setting))
+        .routes(routes!(export))
+        .routes(routes!(import))
+        .routes(routes!(migrations, migrate))
         .routes(routes!(events))
         .routes(routes!(runs))
         .routes(routes!(edges))
@@ -184,11 +190,7 @@ struct NewSetting {
 }
 
 #[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
-async fn put_setting(
-    caller: Caller,
-    At(name): At<String>,
-    Sent(new): Sent<NewSetting>,
-) -> Answer<impl IntoResponse> {
+async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
     let tenancy = caller.tenancy(Scope::Write).await?;
     tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
     let found = tenancy.setting(&name).await?;
@@ -199,6 +201,89 @@ async fn put_setting(
 async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
     caller.tenancy(Scope::Write).await?.delete_setting(&name).await?;
     Ok(done())
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfKind {
+    #[allow(dead_code)]
+    tenant: Option<String>,
+    /// Artifacts of one kind alone.
+    kind: Option<String>,
+}
+
+/// Artifacts with their history; those that are archived are left out.
+#[utoipa::path(get, path = "/api/v1/export", params(OfKind), responses((status = 200, body = Bundle)))]
+async fn export(caller: Caller, Asked(asked): Asked<OfKind>) -> Answer<Json<Bundle>> {
+    let kind = asked.kind.map(|kind| kind.parse()).transpose()?;
+    Ok(Json(caller.tenancy(Scope::Read).await?.export(kind).await?))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct BundleImport {
+    bundle: Bundle,
+    #[serde(default)]
+    on_conflict: OnConflict,
+    /// What cannot be imported is left out, instead of everything.
+    #[serde(default)]
+    keep_going: bool,
+    /// Puts the newest version of each template in force there; takes the scope `deploy`.
+    deploy_to: Option<String>,
+}
+
+#[utoipa::path(post, path = "/api/v1/import", params(ForTenant), request_body = BundleImport, responses((status = 200, body = ImportReport)))]
+async fn import(caller: Caller, Sent(asked): Sent<BundleImport>) -> Answer<Json<ImportReport>> {
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    if asked.deploy_to.is_some() {
+        caller.may(Scope::Deploy)?;
+    }
+    let how =
+        Import { on_conflict: asked.on_conflict, keep_going: asked.keep_going, deploy_to: asked.deploy_to.as_deref() };
+    Ok(Json(tenancy.import(asked.bundle, &how).await?))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct PromptFile {
+    /// With an ending that tells how it is written: .jinja, .prompt, .prompty, .mustache or .json.
+    name: String,
+    text: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct FileImport {
+    files: Vec<PromptFile>,
+    #[serde(default)]
+    on_conflict: OnConflict,
+    #[serde(default)]
+    keep_going: bool,
+    deploy_to: Option<String>,
+}
+
+/// Imports prompts of other systems: dotprompt, prompty, mustache, Langfuse, context-engineering rows, Jinja.
+#[utoipa::path(post, path = "/api/v1/migrations", params(ForTenant), request_body = FileImport, responses((status = 200, body = ImportReport)))]
+async fn migrate(caller: Caller, Sent(asked): Sent<FileImport>) -> Answer<Json<ImportReport>> {
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    if asked.deploy_to.is_some() {
+        caller.may(Scope::Deploy)?;
+    }
+    let how =
+        Import { on_conflict: asked.on_conflict, keep_going: asked.keep_going, deploy_to: asked.deploy_to.as_deref() };
+    let files: Vec<_> = asked.files.into_iter().map(|file| (file.name, file.text)).collect();
+    Ok(Json(tenancy.migrate(&files, None, &how).await?))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Migrations {
+    migrations: Vec<MigrationStatus>,
+}
+
+/// Imports of bundles and files, newest first.
+#[utoipa::path(get, path = "/api/v1/migrations", params(ForTenant), responses((status = 200, body = Migrations)))]
+async fn migrations(caller: Caller) -> Answer<Json<Migrations>> {
+    Ok(Json(Migrations { migrations: caller.tenancy(Scope::Read).await?.migrations().await? }))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, Content as MediaContent, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder};
+use utoipa::openapi::{
+    Components, Content as MediaContent, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -179,8 +181,7 @@ async fn authorize(State(api): State<Api>, mut request: Request, next: Next) -> 
             next.run(request).await
         }
         Ok(None) => {
-            let message =
-                "Send `Authorization: Bearer` with an operator's token, or the one in `operator.token` of the store's data folder.";
+            let message = "Send `Authorization: Bearer` with an operator's token, or the one in `operator.token` of the store's data folder.";
             Fault::of(StatusCode::UNAUTHORIZED, "token", "invalid", message).into_response()
         }
         Err(error) => Fault::from(error).into_response(),

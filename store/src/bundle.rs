@@ -1,0 +1,470 @@
+//! Artifacts out of one store and into another: byte for byte, in one transaction, as often as one likes.
+
+use crate::content::{Content, Kind, content_hash};
+use crate::convert::{Converted, Format, needed};
+use crate::database::{Whose, Work};
+use crate::{Change, StoreError, Tenancy, new_id, now};
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use utoipa::ToSchema;
+
+const FORMAT: &str = "sluice-bundle/1";
+
+/// Everything of some artifacts, as a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// `sluice-bundle/1`.
+    pub format: String,
+    pub artifacts: Vec<BundledArtifact>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledArtifact {
+    pub kind: Kind,
+    pub alias: String,
+    pub title: String,
+    pub tags: Vec<String>,
+    pub visibility: String,
+    pub enabled: bool,
+    pub context_engineering_enabled: bool,
+    /// Oldest first.
+    pub versions: Vec<BundledVersion>,
+    /// What is in force: environment and the version's hash.
+    pub deployments: Vec<BundledDeployment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledVersion {
+    /// The canonical body, as text: its bytes are what the hash is of.
+    pub body: String,
+    /// BLAKE3 of the body, hexadecimal.
+    pub hash: String,
+    pub note: String,
+    pub author: String,
+    pub created_at: i64,
+    pub deprecated: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledDeployment {
+    pub environment: String,
+    pub hash: String,
+}
+
+/// What happens where an alias exists with other contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnConflict {
+    /// Nothing is imported at all.
+    #[default]
+    Fail,
+    /// The one that exists stays as it is.
+    Skip,
+    /// What comes gets the first free alias `ALIAS-2`, `ALIAS-3`, …
+    Rename,
+    /// Versions that are not there yet become its newest.
+    NewVersion,
+}
+
+/// How something is imported.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Import<'a> {
+    pub on_conflict: OnConflict,
+    /// What cannot be imported is left out, instead of everything.
+    pub keep_going: bool,
+    /// Puts the newest version of each template in force there.
+    pub deploy_to: Option<&'a str>,
+}
+
+/// What an import did, by artifact.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+pub struct ImportReport {
+    pub created: Vec<String>,
+    pub updated: Vec<String>,
+    /// They held the same already.
+    pub unchanged: Vec<String>,
+    pub skipped: Vec<String>,
+    /// With their new aliases.
+    pub renamed: Vec<Renamed>,
+    pub failed: Vec<FailedImport>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Renamed {
+    pub from: String,
+    pub to: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct FailedImport {
+    pub name: String,
+    pub reason: String,
+}
+
+/// What is known of an import.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct MigrationStatus {
+    pub id: String,
+    pub migration_type: String,
+    /// `running`, `completed` or `failed`.
+    pub status: String,
+    /// Microseconds since the Unix epoch.
+    pub started_at: i64,
+    pub completed_at: Option<i64>,
+    pub error_message: String,
+    pub templates_migrated: i64,
+    pub templates_failed: i64,
+}
+
+impl From<Converted> for BundledArtifact {
+    fn from(found: Converted) -> BundledArtifact {
+        let body = found.content.body().unwrap_or_default();
+        let version = BundledVersion {
+            hash: hex::encode(content_hash(&body)),
+            body,
+            note: "imported".to_owned(),
+            author: String::new(),
+            created_at: 0,
+            deprecated: false,
+        };
+        BundledArtifact {
+            kind: found.kind,
+            alias: found.alias,
+            title: found.title,
+            tags: found.tags,
+            visibility: if found.public { "public" } else { "private" }.to_owned(),
+            enabled: true,
+            context_engineering_enabled: found.context,
+            versions: vec![version],
+            deployments: Vec::new(),
+        }
+    }
+}
+
+impl Tenancy {
+    /// Everything, or the artifacts of one kind.
+    pub async fn export(&self, kind: Option<Kind>) -> Result<Bundle, StoreError> {
+        let artifacts = self.artifacts(kind, false, "", i64::MAX).await?;
+        let mut read = self.read().await?;
+        let mut bundled = Vec::new();
+        for artifact in artifacts {
+            let rows = sqlx::query("SELECT v.number AS number, v.body AS body, v.content_hash AS hash, v.note AS note, v.author AS author, v.created_at AS created_at, v.deprecated_at AS deprecated_at FROM artifact_version v JOIN artifact a ON a.id = v.artifact_id WHERE a.tenant_id = $1 AND a.kind = $2 AND a.alias = $3 ORDER BY v.number")
+                .bind(&self.id)
+                .bind(artifact.kind.name())
+                .bind(&artifact.alias)
+                .fetch_all(&mut *read)
+                .await?;
+            let mut versions = Vec::new();
+            let mut deployments = Vec::new();
+            for row in rows {
+                let hash = hex::encode(row.try_get::<Vec<u8>, _>("hash")?);
+                let number: i64 = row.try_get("number")?;
+                for deployed in artifact.deployments.iter().filter(|deployed| deployed.version == number) {
+                    let environment = deployed.environment.clone();
+                    deployments.push(BundledDeployment { environment, hash: hash.clone() });
+                }
+                versions.push(BundledVersion {
+                    body: row.try_get("body")?,
+                    hash,
+                    note: row.try_get("note")?,
+                    author: row.try_get("author")?,
+                    created_at: row.try_get("created_at")?,
+                    deprecated: row.try_get::<Option<i64>, _>("deprecated_at")?.is_some(),
+                });
+            }
+            bundled.push(BundledArtifact {
+                kind: artifact.kind,
+                alias: artifact.alias,
+                title: artifact.title,
+                tags: artifact.tags,
+                visibility: artifact.visibility,
+                enabled: artifact.enabled,
+                context_engineering_enabled: artifact.context_engineering_enabled,
+                versions,
+                deployments,
+            });
+        }
+        Ok(Bundle { format: FORMAT.to_owned(), artifacts: bundled })
+    }
+
+    /// Imports files of other systems. `format`: by each file's ending if left out.
+    pub async fn migrate(
+        &self,
+        files: &[(String, String)],
+        format: Option<Format>,
+        import: &Import<'_>,
+    ) -> Result<ImportReport, StoreError> {
+        let mut found = Vec::new();
+        let mut report = ImportReport::default();
+        for (name, text) in files {
+            let read = match format.or_else(|| Format::of(name, text)) {
+                Some(format) => format.read(name, text),
+                None => Err(StoreError::Invalid(
+                    "no known kind of prompt file: .jinja, .j2, .txt, .md, .prompt, .prompty, .mustache, .hbs or .json"
+                        .to_owned(),
+                )),
+            };
+            match read {
+                Ok(converted) => found.extend(converted),
+                Err(error) => report.failed.push(FailedImport { name: name.clone(), reason: error.to_string() }),
+            }
+        }
+        for one in &found {
+            report.warnings.extend(one.warnings.iter().map(|warning| format!("`{}`: {warning}", one.alias)));
+        }
+        // What is included by another and is one text becomes a partial.
+        let partials = needed(&found)?;
+        for one in &mut found {
+            let texts = one.content.template().map_or(0, |content| content.messages.len());
+            if texts == 1 && partials.iter().any(|link| link.alias == one.alias) {
+                one.kind = Kind::Partial;
+            }
+        }
+        found.sort_by_key(|one| one.kind != Kind::Partial);
+        let artifacts = found.into_iter().map(BundledArtifact::from).collect();
+        self.bring_in("files", artifacts, import, report).await
+    }
+
+    /// Imports a bundle.
+    pub async fn import(&self, bundle: Bundle, import: &Import<'_>) -> Result<ImportReport, StoreError> {
+        if bundle.format != FORMAT {
+            return Err(StoreError::Invalid(format!(
+                "the bundle's format is `{}`; this program reads `{FORMAT}`",
+                bundle.format
+            )));
+        }
+        let mut artifacts = bundle.artifacts;
+        artifacts.sort_by_key(|artifact| artifact.kind != Kind::Partial);
+        self.bring_in("bundle", artifacts, import, ImportReport::default()).await
+    }
+
+    /// One transaction for all of it; what is known of it is written apart, so that it survives a failure.
+    async fn bring_in(
+        &self,
+        migration_type: &str,
+        artifacts: Vec<BundledArtifact>,
+        import: &Import<'_>,
+        mut report: ImportReport,
+    ) -> Result<ImportReport, StoreError> {
+        let status = self.begin_migration(migration_type).await?;
+        let outcome = match report.failed.first() {
+            Some(first) if !import.keep_going => {
+                Err(StoreError::Invalid(format!("`{}`: {}", first.name, first.reason)))
+            }
+            _ => self.bring_in_all(artifacts, import, &mut report).await,
+        };
+        let done = report.created.len() + report.updated.len() + report.renamed.len();
+        let (error, done) = match &outcome {
+            Ok(()) => (String::new(), done),
+            Err(error) => (error.to_string(), 0),
+        };
+        self.end_migration(&status, &error, done as i64, report.failed.len() as i64 + i64::from(outcome.is_err()))
+            .await?;
+        outcome.map(|()| report)
+    }
+
+    async fn bring_in_all(
+        &self,
+        artifacts: Vec<BundledArtifact>,
+        import: &Import<'_>,
+        report: &mut ImportReport,
+    ) -> Result<(), StoreError> {
+        let mut write = self.write().await?;
+        let mut deploy = Vec::new();
+        for artifact in &artifacts {
+            // A failure must not leave half an artifact; what it is checked for comes before anything is written.
+            let outcome = match sound(artifact) {
+                Ok(contents) => self.bring_in_one(&mut write, artifact, &contents, import.on_conflict, report).await,
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(Some(alias)) if artifact.kind.is_template() => deploy.push((artifact, alias)),
+                Ok(_) => {}
+                Err(error @ StoreError::Database(_)) => return Err(error),
+                Err(error) if import.keep_going => {
+                    report.failed.push(FailedImport { name: artifact.alias.clone(), reason: error.to_string() });
+                }
+                Err(error) => {
+                    return Err(StoreError::Invalid(format!("{} `{}`: {error}", artifact.kind, artifact.alias)));
+                }
+            }
+        }
+        for (artifact, alias) in deploy {
+            if let Some(environment) = import.deploy_to {
+                let newest = artifact.versions.last().map(|version| version.hash.as_str()).unwrap_or_default();
+                self.deploy_hash(&mut write, artifact.kind, &alias, environment, newest).await?;
+            }
+        }
+        Ok(write.commit().await?)
+    }
+
+    /// The alias under which it is now; `None` where it was skipped.
+    async fn bring_in_one(
+        &self,
+        write: &mut Work,
+        artifact: &BundledArtifact,
+        contents: &[Content],
+        on_conflict: OnConflict,
+        report: &mut ImportReport,
+    ) -> Result<Option<String>, StoreError> {
+        let (kind, name) = (artifact.kind, artifact.alias.clone());
+        let mut alias = name.clone();
+        if self.find(write, kind, &alias).await?.is_some() {
+            if self.holds_all(write, kind, &alias, artifact).await? {
+                report.unchanged.push(name);
+                return Ok(Some(alias));
+            }
+            match on_conflict {
+                OnConflict::Fail => return Err(StoreError::Exists { kind: kind.name(), name }),
+                OnConflict::Skip => {
+                    report.skipped.push(name);
+                    return Ok(None);
+                }
+                OnConflict::NewVersion => {}
+                OnConflict::Rename => {
+                    for number in 2.. {
+                        alias = format!("{name}-{number}");
+                        match self.find(write, kind, &alias).await? {
+                            None => break,
+                            Some(_) if self.holds_all(write, kind, &alias, artifact).await? => {
+                                report.unchanged.push(alias.clone());
+                                return Ok(Some(alias));
+                            }
+                            Some(_) => {}
+                        }
+                    }
+                }
+            }
+        }
+        let is_new = self.find(write, kind, &alias).await?.is_none();
+        for (version, content) in artifact.versions.iter().zip(contents) {
+            if !is_new && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
+                continue;
+            }
+            self.add_version(write, kind, &alias, content, &version.note, None).await?;
+        }
+        if is_new {
+            let change = Change {
+                title: Some(artifact.title.clone()),
+                tags: Some(artifact.tags.clone()),
+                visibility: Some(artifact.visibility.clone()),
+                enabled: Some(artifact.enabled),
+                context_engineering_enabled: Some(artifact.context_engineering_enabled),
+                ..Change::default()
+            };
+            if self.find(write, kind, &alias).await?.is_none() {
+                self.insert(write, kind, &alias).await?;
+            }
+            self.apply(write, kind, &alias, &change).await?;
+        }
+        match (is_new, alias == name) {
+            (true, true) => report.created.push(name),
+            (true, false) => report.renamed.push(Renamed { from: name, to: alias.clone() }),
+            (false, _) => report.updated.push(name),
+        }
+        Ok(Some(alias))
+    }
+
+    async fn holds_all(
+        &self,
+        write: &mut Work,
+        kind: Kind,
+        alias: &str,
+        artifact: &BundledArtifact,
+    ) -> Result<bool, StoreError> {
+        for version in &artifact.versions {
+            if self.number_of(write, kind, alias, &version.hash).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn number_of(
+        &self,
+        write: &mut Work,
+        kind: Kind,
+        alias: &str,
+        hash: &str,
+    ) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar("SELECT v.number FROM artifact_version v JOIN artifact a ON a.id = v.artifact_id WHERE a.tenant_id = $1 AND a.kind = $2 AND a.alias = $3 AND v.content_hash = $4 ORDER BY v.number DESC LIMIT 1")
+            .bind(&self.id)
+            .bind(kind.name())
+            .bind(alias)
+            .bind(hex::decode(hash).unwrap_or_default())
+            .fetch_optional(&mut **write)
+            .await?)
+    }
+
+    async fn begin_migration(&self, migration_type: &str) -> Result<Vec<u8>, StoreError> {
+        let id = new_id();
+        let mut write = self.write().await?;
+        sqlx::query("INSERT INTO migration_status (id, tenant_id, migration_type, status, started_at, error_message, templates_migrated, templates_failed) VALUES ($1, $2, $3, 'running', $4, '', 0, 0)")
+            .bind(&id)
+            .bind(&self.id)
+            .bind(migration_type)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        write.commit().await?;
+        Ok(id)
+    }
+
+    async fn end_migration(&self, id: &[u8], error: &str, migrated: i64, failed: i64) -> Result<(), StoreError> {
+        let mut write = self.write().await?;
+        sqlx::query("UPDATE migration_status SET status = $2, completed_at = $3, error_message = $4, templates_migrated = $5, templates_failed = $6 WHERE id = $1")
+            .bind(id)
+            .bind(if error.is_empty() { "completed" } else { "failed" })
+            .bind(now())
+            .bind(error)
+            .bind(migrated)
+            .bind(failed)
+            .execute(&mut *write)
+            .await?;
+        Ok(write.commit().await?)
+    }
+
+    /// Imports, newest first.
+    pub async fn migrations(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        type Found = (Vec<u8>, String, String, i64, Option<i64>, String, i64, i64);
+        let rows: Vec<Found> = sqlx::query_as("SELECT id, migration_type, status, started_at, completed_at, error_message, templates_migrated, templates_failed FROM migration_status WHERE tenant_id = $1 ORDER BY started_at DESC LIMIT 100")
+            .bind(&self.id)
+            .fetch_all(&mut *self.store.database.read(Whose::Tenant(&self.id)).await?)
+            .await?;
+        let status =
+            |(id, migration_type, status, started_at, completed_at, error_message, migrated, failed): Found| {
+                MigrationStatus {
+                    id: hex::encode(id),
+                    migration_type,
+                    status,
+                    started_at,
+                    completed_at,
+                    error_message,
+                    templates_migrated: migrated,
+                    templates_failed: failed,
+                }
+            };
+        Ok(rows.into_iter().map(status).collect())
+    }
+}
+
+/// The contents of a bundled artifact, if every body is what its hash says and of its kind.
+fn sound(artifact: &BundledArtifact) -> Result<Vec<Content>, StoreError> {
+    let read = |(at, version): (usize, &BundledVersion)| {
+        let number = at + 1;
+        if hex::encode(content_hash(&version.body)) != version.hash {
+            return Err(StoreError::Invalid(format!("version {number} is damaged: its body does not have its hash")));
+        }
+        let content = Content::read(artifact.kind, &version.body)?;
+        match content.body()? == version.body {
+            true => Ok(content),
+            false => Err(StoreError::Invalid(format!("the body of version {number} is not in canonical form"))),
+        }
+    };
+    artifact.versions.iter().enumerate().map(read).collect()
+}
