@@ -149,7 +149,8 @@ def test_a_prompts_whole_life(api):
     tag = api.get(path).headers["etag"]
     changed = api.patch(path, json={"title": "Hello"}, headers={"if-match": tag})
     assert good(changed)["title"] == "Hello" and changed.headers["etag"] != tag
-    refused(api.patch(path, json={"title": "Lost"}, headers={"if-match": tag}), 409, "REVISION_409", "revision_conflict")
+    lost = api.patch(path, json={"title": "Lost"}, headers={"if-match": tag})
+    refused(lost, 409, "REVISION_409", "revision_conflict")
     assert good(api.get(path))["title"] == "Hello"
     deprecated = good(api.patch(f"{path}/versions/3", json={"deprecated": True}))
     assert deprecated["status"] == "deprecated"
@@ -196,7 +197,8 @@ def test_what_is_not_valid_is_refused_with_a_reason(api):
     refused(api.post("/artifacts/prompt", json={}), 400, "REQUEST_400", None, "alias")
     refused(api.post("/artifacts/prompt", content=b'{"alias":'), 400, "REQUEST_400")
     refused(api.post("/artifacts/prompt", content=b"\xff"), 400, "REQUEST_400")
-    refused(api.post("/artifacts/tool", json={"alias": fresh(), "content": {"parameters": {"type": 3}}}), 400, "REQUEST_400")
+    tool = {"alias": fresh(), "content": {"parameters": {"type": 3}}}
+    refused(api.post("/artifacts/tool", json=tool), 400, "REQUEST_400", None, "parameters")
     refused(api.get("/artifacts/prompt?limit=0"), 400, "REQUEST_400", None, "limit")
     refused(api.get("/artifacts/prompt?limit=some"), 400, "REQUEST_400", None, "query")
     refused(api.get("/artifacts/prompt/a%00b"), 400, "REQUEST_400", None, "NUL")
@@ -230,7 +232,8 @@ def test_environments_need_names(api):
         for call in ["deployments", "rollback", "withdraw"]:
             answer = api.post(f"/artifacts/prompt/{alias}/{call}", json={"environment": environment})
             assert answer.status_code in (400, 404), (call, environment, answer.text)
-    assert {d["environment"] for d in good(api.get(f"/artifacts/prompt/{alias}"))["deployments"]} == {"staging", "production"}
+    deployed = good(api.get(f"/artifacts/prompt/{alias}"))["deployments"]
+    assert {d["environment"] for d in deployed} == {"staging", "production"}
 
 
 def test_what_is_disabled_is_not_rolled_back_into_force(api):
@@ -270,12 +273,12 @@ def test_protected_environments_take_their_scope(up, api):
         path = f"/artifacts/prompt/{alias}"
         create(editor, alias, "one")
         good(editor.post(f"{path}/deployments", json={"environment": "staging"}), 201)
-        refused(editor.post(f"{path}/deployments", json={"environment": "live"}), 403, "SCOPE_403", "scope_missing", "live")
+        live = {"environment": "live"}
+        refused(editor.post(f"{path}/deployments", json=live), 403, "SCOPE_403", "scope_missing", "live")
         assert good(api.post(f"{path}/deployments", json={"environment": "live"}), 201)["revision"] == 1
         good(editor.post(f"{path}/versions", json={"content": content("two")}), 201)
-        for call in ["rollback", "withdraw"]:
-            answer = editor.post(f"{path}/{call}", json={"environment": "live", **({"version": 2} if call == "rollback" else {})})
-            refused(answer, 403, "SCOPE_403", "scope_missing", "live")
+        for call, body in [("rollback", {**live, "version": 2}), ("withdraw", live)]:
+            refused(editor.post(f"{path}/{call}", json=body), 403, "SCOPE_403", "scope_missing", "live")
         refused(editor.put("/protected-environments", json={"environments": []}), 403, "SCOPE_403")
         assert [d["revision"] for d in good(api.get(f"{path}/deployments?environment=live"))["deployments"]] == [1]
     finally:
@@ -292,6 +295,32 @@ def test_an_experiment_is_no_way_around_a_protected_environment(up, api):
         arm = {"name": "all", "version": 2, "weight": 1}
         editor.post("/experiments", json={"name": name, "prompt": alias, "environment": environment, "arms": [arm]})
         refused(editor.patch(f"/experiments/{name}", json={"state": "running"}), 403, "SCOPE_403")
+    finally:
+        good(api.put("/protected-environments", json={"environments": []}))
+
+
+def test_who_may_only_write_does_not_change_what_a_protected_environment_serves(up, api):
+    tone, alias, environment = fresh("tone"), fresh(), fresh("live")
+    key = up.new_key(asserts=ALL_ASSERTS)
+
+    def served_text():
+        asked = user("hi", model="plain", sluice={"prompt": alias, "environment": environment})
+        answer = up.send("POST", "/v1/explain", asked, key)
+        return answer.json()["body"]["messages"][0]["content"] if answer.status == 200 else None
+
+    try:
+        create(api, tone, "kind", kind="partial")
+        create(api, alias, f"Be {{% include '{tone}@latest' %}}.", environment=environment)
+        good(api.put("/protected-environments", json={"environments": [environment]}))
+        eventually("the prompt is served", lambda: served_text() == "Be kind.")
+        writer, _ = operator(up, "read", "write")
+        # It may be refused or kept for the next deployment, but is not served.
+        epoch = up.epoch()
+        writer.post(f"/artifacts/partial/{tone}/versions", json={"content": content("rude")})
+        create(api, fresh(), "for an epoch", environment="staging")
+        eventually("it is published", lambda: up.epoch() > epoch)
+        time.sleep(1)
+        assert served_text() == "Be kind."
     finally:
         good(api.put("/protected-environments", json={"environments": []}))
 
@@ -315,7 +344,8 @@ def test_operators_of_a_tenant_touch_no_other(up, api):
     refused(one.post("/operators", json={"name": fresh("op"), "scopes": SCOPES}), 403, "TENANT_403")
     refused(one.delete("/operators/operator"), 403, "TENANT_403")
     refused(one.post("/tenants", json={"name": fresh("t")}), 403, "TENANT_403")
-    refused(api.post("/operators", json={"name": fresh("op"), "scopes": ["read"], "tenant": fresh("none")}), 404, "TENANT_404")
+    stray = {"name": fresh("op"), "scopes": ["read"], "tenant": fresh("none")}
+    refused(api.post("/operators", json=stray), 404, "TENANT_404")
 
 
 def test_operators_that_are_revoked_or_expired_are_strangers(up, api):
@@ -337,12 +367,13 @@ def test_operators_that_are_revoked_or_expired_are_strangers(up, api):
     refused(api.post("/operators", json={"name": "operator", "scopes": ["read"]}), 400, "REQUEST_400")
     # Only the token of an operator's own opens; neither nothing, nor a name, nor a key of the edge.
     key = good(api.post("/keys", json={"name": fresh("k")}), 201)["key"]
-    for token in ["", "operator", key, up.token[:-1], up.token.upper() + " "]:
-        assert plain_request(up.admin, "GET", "/api/v1/settings", headers={"authorization": f"Bearer {token}"}).status == 401
-    assert plain_request(up.admin, "GET", "/api/v1/settings", headers={"authorization": up.token}).status == 401
+    for written in [up.token, *(f"Bearer {token}" for token in ["", "operator", key, up.token[:-1], up.token + "0"])]:
+        headers = {"authorization": written}
+        assert plain_request(up.admin, "GET", "/api/v1/settings", headers=headers).status == 401
 
 
 NEW = {"environment": "staging"}
+ARM = {"name": "a", "version": 1, "weight": 0.5}
 # Every call that changes something or needs more than `read`: its scope and a body that would be taken.
 CALLS = {
     ("post", "/api/v1/artifacts/{kind}"): ("write", {"alias": "scoped"}),
@@ -357,7 +388,7 @@ CALLS = {
     ("post", "/api/v1/artifacts/{kind}/{alias}/withdraw"): ("deploy", NEW),
     ("post", "/api/v1/render"): ("read", {"content": content("x")}),
     ("put", "/api/v1/protected-environments"): ("protected", {"environments": []}),
-    ("post", "/api/v1/experiments"): ("write", {"name": "e", "prompt": "asked", "arms": [{"name": "a", "version": 1, "weight": 1}]}),
+    ("post", "/api/v1/experiments"): ("write", {"name": "e", "prompt": "asked", "arms": [ARM]}),
     ("patch", "/api/v1/experiments/{name}"): ("deploy", {"state": "running"}),
     ("delete", "/api/v1/experiments/{name}"): ("write", None),
     ("post", "/api/v1/tenants"): ("admin", {"name": "scoped"}),
@@ -403,7 +434,8 @@ def test_every_call_takes_its_scope_and_a_token(up):
             where += "?from=1&to=1"
         refused(without[scope].request(method, where, json=body), 403, "SCOPE_403", "scope_missing", f"`{scope}`")
         allowed = reader.request(method, where, json=body)
-        assert allowed.status_code != 401 and (allowed.status_code == 403) == (scope != "read"), (method, path, allowed.text)
+        assert allowed.status_code != 401, (method, path, allowed.text)
+        assert (allowed.status_code == 403) == (scope != "read"), (method, path, allowed.text)
         refused(httpx.request(method, f"http://{up.admin}/api/v1{where}", json=body), 401, "TOKEN_401", "token_invalid")
 
 
@@ -504,7 +536,8 @@ def previewed(api, text, variables=None, **more):
 
 def test_a_preview_knows_its_variables(api):
     text = (
-        "{{x}} {{ spaced }} {{ topic | upper }} {{ user.name }} {% for item in items %}{{ loop.index }}{{ item }}{% endfor %}"
+        "{{x}} {{ spaced }} {{ topic | upper }} {{ user.name }} "
+        "{% for item in items %}{{ loop.index }}{{ item }}{% endfor %}"
         "{% if grown %}yes{% endif %}{% set own = 1 %}{{ own }}{# {{ remark }} #}{% raw %}{{ raw }}{% endraw %}"
     )
     seen = previewed(api, text)
@@ -624,7 +657,8 @@ def test_keys_work_at_the_edge_until_they_are_revoked(up, api):
     assert answer.status == 200, answer
     assert up.chat(made["key"], user("hi", model="prompted")).status in (403, 404)
     listed = {k["name"]: k for k in good(api.get("/keys"))["keys"]}[name]
-    assert (listed["id"], listed["routes"], listed["models"], listed["asserts"]) == (made["id"], ["plain"], [], ["variables"])
+    assert (listed["id"], listed["routes"], listed["models"]) == (made["id"], ["plain"], [])
+    assert listed["asserts"] == ["variables"]
     assert made["key"].startswith(listed["prefix"]) and len(listed["prefix"]) == 16
     refused(api.post("/keys", json={"name": name}), 409, "KEY_409", "key_exists")
     # The run is told, and where it went.
@@ -692,7 +726,7 @@ def test_an_experiments_life(api):
     alias, name = fresh(), fresh("x")
     path = f"/experiments/{name}"
     create(api, alias, "one")
-    new = {"name": name, "prompt": alias, "arms": [{"name": "a", "version": 1, "weight": 0.5}], "environment": "staging"}
+    new = {"name": name, "prompt": alias, "arms": [ARM], "environment": "staging"}
     refused(api.post("/experiments", json={**new, "arms": []}), 400, "REQUEST_400", None, "arms")
     refused(api.post("/experiments", json={**new, "coverage": 2}), 400, "REQUEST_400", None, "coverage")
     refused(api.post("/experiments", json={**new, "prompt": fresh()}), 404, "PROMPT_404")
@@ -705,7 +739,7 @@ def test_an_experiments_life(api):
     started = api.patch(path, json={"state": "running"}, headers={"if-match": '"1"'})
     assert good(started)["state"] == "running" and started.headers["etag"] == '"2"'
     refused(api.delete(path), 409, "EXPERIMENT_409", "experiment_in_use")
-    refused(api.post(f"/artifacts/prompt/{alias}/withdraw", json={"environment": "staging"}), 409, "PROMPT_409", None, name)
+    refused(api.post(f"/artifacts/prompt/{alias}/withdraw", json=NEW), 409, "PROMPT_409", "prompt_in_use", name)
     assert good(api.get(f"{path}/results"))["arms"][0]["runs"] == 0
     assert name in [e["name"] for e in good(api.get("/experiments"))["experiments"]]
     good(api.patch(path, json={"state": "stopped"}))
@@ -751,7 +785,8 @@ def test_the_manual_checks_of_a_prompts_admin_page(up, api):
     # 10: deleting checks use.
     refused(api.delete(path), 409, "PROMPT_409", "prompt_in_use", "production")
     # 11: what happened is told.
-    kinds = Counter(e["kind"] for e in good(api.get("/events?limit=1000"))["events"] if e["entity"].split("/")[0] == "asked")
+    events = good(api.get("/events?limit=1000"))["events"]
+    kinds = Counter(e["kind"] for e in events if e["entity"].split("/")[0] == "asked")
     assert kinds["prompt.deployed"] == 3 and kinds["prompt.version"] == 2 and kinds["prompt.draft"] == 1
     # 12: withdrawn it is not served any more, and goes.
     good(api.post(f"{path}/withdraw", json={"environment": "production"}), 201)
@@ -760,9 +795,9 @@ def test_the_manual_checks_of_a_prompts_admin_page(up, api):
     assert up.pid == pid and up.child.poll() is None
 
 
-# Of what schemathesis checks, `positive_data_acceptance` is left out: names of certain characters, sound templates and
-# things that exist are more than the document's schemas say. So is `negative_data_rejection`, as a member's `null` means
-# that it is left out, and `ignored_auth`, which one test above does for every call.
+# Of what schemathesis checks, `positive_data_acceptance` is left out: that names have certain characters, templates are
+# sound and what is named exists is more than schemas say. So is `negative_data_rejection`, as parameters that are not
+# known are no error here, and `ignored_auth`, which a test above does for every call.
 CHECKS = [
     not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
     checks.response_headers_conformance, checks.response_schema_conformance,
@@ -778,9 +813,9 @@ def fuzzed(request, tmp_path, mock, started):
         good(root.post("/artifacts/partial/tone/deployments", json={"environment": "production"}), 201)
         create(root, "asked", "{% include 'tone' %} Hello {{ x }}.", environment="production")
         good(root.put("/artifacts/prompt/asked/draft", json={"content": content("Two.")}))
-        good(root.post("/artifacts/flow", json={"alias": "both", "content": {"steps": [{"id": "a", "prompt": "asked"}]}}), 201)
-        arm = {"name": "a", "version": 1, "weight": 0.5}
-        good(root.post("/experiments", json={"name": "prices", "prompt": "asked", "arms": [arm]}), 201)
+        flow = {"steps": [{"id": "a", "prompt": "asked"}]}
+        good(root.post("/artifacts/flow", json={"alias": "both", "content": flow}), 201)
+        good(root.post("/experiments", json={"name": "prices", "prompt": "asked", "arms": [ARM]}), 201)
         good(root.put("/settings/prices", json={"value": {"gpt-4o-mini": {"input": 0.15, "output": 0.6}}}))
         good(root.post("/keys", json={"name": "none"}), 201)
         good(root.post("/operators", json={"name": "prices", "scopes": ["read"]}), 201)
@@ -793,8 +828,9 @@ def test_the_document_is_kept_for_anything_that_it_allows_or_not(fuzzed, tmp_pat
     program = Path(sysconfig.get_path("scripts")) / "schemathesis"
     names = ["not_a_server_error", *(check.__name__ for check in CHECKS[1:])]
     done = subprocess.run(
-        [program, "run", f"http://{fuzzed.admin}/api/v1/openapi.json", "--header", f"Authorization: Bearer {fuzzed.token}",
-         "--checks", ",".join(names), "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "40",
+        [program, "run", f"http://{fuzzed.admin}/api/v1/openapi.json",
+         "--header", f"Authorization: Bearer {fuzzed.token}", "--checks", ",".join(names),
+         "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "40",
          "--generation-deterministic", "--continue-on-failure", "--no-color", "--warnings", "off"],
         capture_output=True, text=True, cwd=tmp_path, timeout=280, stdin=subprocess.DEVNULL,
     )

@@ -10,7 +10,7 @@ use sluice_config::{Config, Environment, ProviderKind};
 use sluice_proxy::{Live, Prepared, States};
 use sluice_segment::VerifyingKey;
 use sluice_state::{Follower, Journal};
-use sluice_store::{read_pepper, read_publisher_key};
+use sluice_store::{read_fleet_key, read_pepper, read_publisher_key};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -83,6 +83,7 @@ impl Edge {
             false => None,
         };
         let pepper = read_pepper(&self.data)?;
+        let fleet_key = read_fleet_key(&self.data)?;
         let store = location::open(self.config.snapshot.location.as_deref(), &self.data)?;
         let mut follower = Follower::new(Arc::clone(&store), self.data.join("edge"), self.trusted()?)?;
         let mut snapshot = match follower.poll().await {
@@ -104,7 +105,8 @@ impl Edge {
         }
         let config = Arc::new(self.config.clone());
         let states = Arc::new(States::default());
-        let prepared = Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states).await?;
+        let prepared =
+            Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states, fleet_key.as_ref()).await?;
         let journal = match config.snapshot.journal_max_bytes {
             Some(most) => Some(Arc::new(
                 Journal::open(&self.data.join("edge/journal"), most)
@@ -120,10 +122,10 @@ impl Edge {
             tokio::spawn(report(journal, Arc::clone(&store), Arc::clone(&live)));
         }
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
-        tokio::spawn(follow(follower, Arc::clone(&live), mock));
+        tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key));
         let kept = Arc::clone(&live);
         tokio::spawn(async move { kept.keep_addresses().await });
-        tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock));
+        tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock, fleet_key));
         tracing::info!(public = %config.server.listen, admin = %config.server.admin_listen, "listening");
         Ok(live)
     }
@@ -176,7 +178,7 @@ async fn report(journal: Arc<Journal>, location: Arc<dyn ObjectStore>, live: Arc
 const REPORT_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Takes over every new snapshot. One that is refused is reported, and the old one serves on.
-async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr>) {
+async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr>, fleet_key: Option<[u8; 32]>) {
     let mut last_error = String::new();
     loop {
         let (config, _) = live.current();
@@ -187,7 +189,7 @@ async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr
                 last_error.clear();
                 let epoch = snapshot.epoch;
                 let (config, _) = live.current();
-                match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states()).await {
+                match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states(), fleet_key.as_ref()).await {
                     Ok(prepared) => {
                         live.swap(prepared);
                         tracing::info!(epoch, "snapshot in force");
@@ -213,7 +215,7 @@ async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr
 }
 
 /// Reloads on SIGHUP and when the file's bytes change.
-async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<SocketAddr>) {
+async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<SocketAddr>, fleet_key: Option<[u8; 32]>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let contents = |file: &Option<PathBuf>| file.as_ref().and_then(|file| std::fs::read(file).ok());
     let mut seen = contents(&file);
@@ -246,7 +248,7 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
         {
             tracing::warn!("listeners, threads, TLS, log and snapshot location take effect with the next start");
         }
-        match Prepared::new(Arc::new(config), snapshot, mock, live.states()).await {
+        match Prepared::new(Arc::new(config), snapshot, mock, live.states(), fleet_key.as_ref()).await {
             Ok(prepared) => {
                 live.swap(prepared);
                 tracing::info!("configuration reloaded");

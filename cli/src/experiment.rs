@@ -139,7 +139,7 @@ impl Experiment {
                 }
             }
             Experiment::Delete { name } => {
-                store.delete_experiment(&name).await?;
+                store.delete_experiment(&name, None).await?;
                 println!("{name} is gone");
             }
         }

@@ -11,6 +11,7 @@ mod key;
 mod location;
 mod log;
 mod mock;
+mod operate;
 mod prompt;
 mod publish;
 mod scrub;
@@ -73,6 +74,15 @@ enum Command {
     Export(transfer::Export),
     /// Read a bundle, or prompts of other systems.
     Import(transfer::Bring),
+    /// Back up, restore and migrate the store's database.
+    #[command(subcommand)]
+    Store(operate::StoreCommand),
+    /// Keep providers' credentials in the store.
+    #[command(subcommand)]
+    Secret(operate::Secret),
+    /// Say who may use the API.
+    #[command(subcommand)]
+    Operator(operate::Operator),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
     /// Take documents out of a collection.
@@ -105,7 +115,8 @@ impl Context {
 
     /// The tenant that the command is for, made if it is new.
     async fn tenancy(&self) -> Result<Tenancy, StoreError> {
-        self.store().await?.make_tenancy(&self.tenant, &local_actor()).await
+        // Whoever can open the store's own files may change protected environments too.
+        Ok(self.store().await?.make_tenancy(&self.tenant, &local_actor()).await?.with_protected(true))
     }
 }
 
@@ -128,6 +139,9 @@ fn main() -> ExitCode {
         Command::Runs(command) => block_on(command.run(context)),
         Command::Export(command) => block_on(command.run(context)),
         Command::Import(command) => block_on(command.run(context)),
+        Command::Store(command) => block_on(command.run(context)),
+        Command::Secret(command) => block_on(command.run(context)),
+        Command::Operator(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),

@@ -108,9 +108,7 @@ pub enum Prompt {
 impl Prompt {
     pub async fn run(self, context: Context, kind: Kind) -> Outcome {
         let store = context.tenancy().await?;
-        // Whoever can open the store's own files may change protected environments too.
-        let deploy =
-            |environment, note, expected_revision| Deploy { environment, note, expected_revision, protected_too: true };
+        let deploy = |environment, note, expected_revision| Deploy { environment, note, expected_revision };
         match self {
             Prompt::Put { alias, file, note, expect } => {
                 let text = std::fs::read_to_string(&file)

@@ -4,6 +4,7 @@ use crate::edge::{Edge, control_runtime, load};
 use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
 use object_store::ObjectStore;
+use sluice_policies::grant::Assert;
 use sluice_store::{Content, Deploy, Identity, Kind, NewKey, PromptContent, Source, Store, Tenancy};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ pub struct Up {
     #[arg(long, value_name = "DIR")]
     sample: Option<PathBuf>,
 }
+
+/// What keys may be allowed to steer, by name.
+static ASSERTS: [&str; Assert::ALL.len()] = Assert::NAMES;
 
 /// How often the store is asked whether it changed.
 const PUBLISH_POLL: Duration = Duration::from_millis(100);
@@ -45,7 +49,7 @@ impl Up {
             let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
             store.publish(Arc::clone(&location)).await?;
             tokio::spawn(publish_changes(store.clone(), Arc::clone(&location)));
-            let api = sluice_store::router(store, context.tenant.clone(), location);
+            let api = sluice_store::router(store, context.tenant.clone(), location, &ASSERTS);
             Ok::<_, Box<dyn std::error::Error>>(api)
         })?;
         Edge { config, config_file: self.config, data: context.data, store: api }.run(&runtime)

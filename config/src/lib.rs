@@ -139,6 +139,8 @@ pub struct Provider {
     pub base_url: Option<BaseUrl>,
     /// Read from `api_key_env` or `api_key_file`; replaces the caller's credentials. `None` sends none.
     pub api_key: Option<Secret>,
+    /// The name of a secret of the store, which every tenant has of its own.
+    pub api_key_secret: Option<String>,
     /// Azure's `api-version` (required there), Anthropic's `anthropic-version` (sent when the client names none).
     pub api_version: Option<String>,
     pub connect_timeout: Duration,

@@ -35,6 +35,7 @@ pub(crate) const PROVIDER: &[&str] = &[
     "base_url",
     "api_key_env",
     "api_key_file",
+    "api_key_secret",
     "api_version",
     "connect_timeout_milliseconds",
     "header_timeout_seconds",

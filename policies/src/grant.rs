@@ -32,8 +32,19 @@ impl Assert {
         Assert::Explain,
     ];
 
+    /// The names of [`Assert::ALL`].
+    pub const NAMES: [&'static str; Assert::ALL.len()] = {
+        let mut names = [""; Assert::ALL.len()];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Assert::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
     /// As it is written in a body's `sluice` member and on the command line.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Assert::Variables => "variables",
             Assert::Prompt => "prompt",

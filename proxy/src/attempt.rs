@@ -9,7 +9,7 @@ use crate::head::{CREDENTIALS, hop_by_hop};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, EncodedBody, Scrubbed};
-use crate::upstreams::{Closed, Target};
+use crate::upstreams::{Closed, Target, credential};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::protocols::Stream;
@@ -188,10 +188,7 @@ impl Outgoing<'_> {
         encoded: &Encoded,
         deadline: Instant,
     ) -> Result<(HttpSession, HttpPeer), Miss> {
-        let header = self.header_for(target, encoded).map_err(|error| {
-            let message = format!("The request cannot be sent on: {}", error.etype().as_str());
-            Miss::unfit(Refusal::new(ErrorCode::InvalidRequest, message))
-        })?;
+        let header = self.header_for(target, encoded)?;
         let body = match &encoded.body {
             EncodedBody::Json(body) => body.as_bytes(),
             EncodedBody::Empty | EncodedBody::Unread => &[],
@@ -472,7 +469,26 @@ impl Outgoing<'_> {
     }
 
     /// The header that goes to `target`.
-    fn header_for(&self, target: &Target, encoded: &Encoded) -> pingora_core::Result<RequestHeader> {
+    fn header_for(&self, target: &Target, encoded: &Encoded) -> Result<RequestHeader, Miss> {
+        let credential = match &self.credential {
+            Some(own) => Some(credential(target.provider.config.kind, own)),
+            None => {
+                let principal = &self.scrubbed.composed.recalled.plan.admitted.principal;
+                target.provider.credential_for(&principal.prepared, principal.key.tenant).map_err(Miss::unfit)?
+            }
+        };
+        self.write_header(target, encoded, credential).map_err(|error| {
+            let message = format!("The request cannot be sent on: {}", error.etype().as_str());
+            Miss::unfit(Refusal::new(ErrorCode::InvalidRequest, message))
+        })
+    }
+
+    fn write_header(
+        &self,
+        target: &Target,
+        encoded: &Encoded,
+        credential: Option<(HeaderName, String)>,
+    ) -> pingora_core::Result<RequestHeader> {
         let mut header = self.header.clone();
         header.set_raw_path(encoded.path.as_bytes())?;
         header.insert_header("host", target.provider.host_header.as_str())?;
@@ -490,17 +506,8 @@ impl Outgoing<'_> {
             }
         }
         let provider = &target.provider;
-        match (&self.credential, &provider.credential) {
-            (Some(own), _) => match provider.config.kind {
-                ProviderKind::OpenAi | ProviderKind::Mock => {
-                    header.insert_header("authorization", format!("Bearer {own}"))?
-                }
-                ProviderKind::Azure => header.insert_header("api-key", own.as_str())?,
-                ProviderKind::Anthropic => header.insert_header("x-api-key", own.as_str())?,
-                ProviderKind::Gemini => header.insert_header("x-goog-api-key", own.as_str())?,
-            },
-            (None, Some((name, value))) => header.insert_header(name, value.as_str())?,
-            (None, None) => {}
+        if let Some((name, value)) = credential {
+            header.insert_header(name, value.as_str())?;
         }
         if provider.config.kind == ProviderKind::Anthropic && !header.headers.contains_key("anthropic-version") {
             let version = provider.config.api_version.as_deref().unwrap_or("2023-06-01");
@@ -529,10 +536,7 @@ impl Outgoing<'_> {
     /// the client's connection.
     pub async fn open_stream(&self, target: &Arc<Target>, encoded: &Encoded) -> Result<(Reader, RequestHeader), Miss> {
         let permit = target.enter(self.live.moment()).map_err(|closed| Miss::closed(target, closed))?;
-        let header = self.header_for(target, encoded).map_err(|error| {
-            let message = format!("The request cannot be sent on: {}", error.etype().as_str());
-            Miss::unfit(Refusal::new(ErrorCode::InvalidRequest, message))
-        })?;
+        let header = self.header_for(target, encoded)?;
         let config = &target.provider.config;
         let mut last = None;
         for peer in target.provider.peers().iter() {

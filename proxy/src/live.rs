@@ -10,11 +10,12 @@ use crate::window::Measured;
 use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use sluice_config::{Config, RecallFusion, Route};
+use sluice_config::{Config, RecallFusion, Route, Secret};
 use sluice_index::{Assembled, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
+use sluice_segment::{SealedSecret, unseal};
 use sluice_state::{Journal, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -67,6 +68,8 @@ pub struct Prepared {
     prompts: HashMap<([u8; 16], String), Vec<PromptEntry>>,
     /// The alias that `default` stands for, by tenant.
     default_prompts: HashMap<[u8; 16], String>,
+    /// Providers' credentials of tenants, by name, with their origins.
+    secrets: HashMap<([u8; 16], String), (String, Secret)>,
     built_in_prompt: PromptEntry,
     pub(crate) providers: Vec<Arc<UpstreamProvider>>,
     /// By name and by alias.
@@ -236,12 +239,14 @@ impl Live {
 }
 
 impl Prepared {
-    /// Builds a bundle: resolves providers and indexes the snapshot. `mock` is where the built-in provider listens.
+    /// Builds a bundle: resolves providers and indexes the snapshot. `mock` is where the built-in provider listens,
+    /// `fleet_key` opens the snapshot's secrets.
     pub async fn new(
         config: Arc<Config>,
         snapshot: Option<Arc<Snapshot>>,
         mock: Option<SocketAddr>,
         states: &States,
+        fleet_key: Option<&[u8; 32]>,
     ) -> Result<Prepared, PrepareError> {
         let mut providers = BTreeMap::new();
         for (name, provider) in &config.providers {
@@ -264,6 +269,7 @@ impl Prepared {
         let mut keys = HashMap::new();
         let mut prompts: HashMap<_, Vec<PromptEntry>> = HashMap::new();
         let mut default_prompts = HashMap::new();
+        let mut secrets = HashMap::new();
         for tenant in snapshot.iter().flat_map(|snapshot| snapshot.registry.get().tenants.iter()) {
             for key in tenant.keys.iter() {
                 let requests_per_minute = key.requests_per_minute.to_native();
@@ -291,6 +297,20 @@ impl Prepared {
                 let entry = PromptEntry::new(prompt);
                 prompts.entry((tenant.id, entry.alias.clone())).or_default().push(entry);
             }
+            for sealed in tenant.secrets.iter() {
+                let (name, origin) = (sealed.name.as_str(), sealed.origin.as_str());
+                let context = SealedSecret::context(&tenant.id, name, origin);
+                let opened = fleet_key.and_then(|key| unseal(key, &context, &sealed.sealed));
+                match opened.and_then(|value| String::from_utf8(value).ok()) {
+                    Some(value) => {
+                        secrets.insert((tenant.id, name.to_owned()), (origin.to_owned(), Secret::new(value)));
+                    }
+                    None => tracing::warn!(
+                        secret = name,
+                        "a secret of the snapshot cannot be opened; is `fleet.key` the publisher's?"
+                    ),
+                }
+            }
             if let Some(alias) = tenant.default_prompt.as_ref() {
                 default_prompts.insert(tenant.id, alias.as_str().to_owned());
             }
@@ -303,6 +323,7 @@ impl Prepared {
             keys,
             prompts,
             default_prompts,
+            secrets,
             built_in_prompt,
             providers,
             routes,
@@ -319,6 +340,12 @@ impl Prepared {
     pub(crate) fn is_stale(&self, now: i64) -> bool {
         let age = self.snapshot.as_ref().map_or(0, |snapshot| now - snapshot.published_at);
         age > self.config.snapshot.max_snapshot_age.as_micros() as i64
+    }
+
+    /// The tenant's credential for a provider at `origin`. One that is for another place is as good as none.
+    pub(crate) fn secret(&self, tenant: [u8; 16], name: &str, origin: &str) -> Option<&Secret> {
+        let (bound_to, secret) = self.secrets.get(&(tenant, name.to_owned()))?;
+        (bound_to == origin).then_some(secret)
     }
 
     /// The prompt in force. `default` is the tenant's default prompt, or the built-in one where that is not in force.

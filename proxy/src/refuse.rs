@@ -53,6 +53,7 @@ pub enum ErrorCode {
     PersonalDataRefused,
     UnsupportedField,
     UnsupportedEndpoint,
+    CredentialMissing,
     UpstreamUnavailable,
     UpstreamConnectFailed,
     UpstreamTimeout,
@@ -64,7 +65,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 27] = [
+    pub const ALL: [ErrorCode; 28] = [
         ErrorCode::InvalidApiKey,
         ErrorCode::NotPermitted,
         ErrorCode::ModelNotFound,
@@ -84,6 +85,7 @@ impl ErrorCode {
         ErrorCode::PersonalDataRefused,
         ErrorCode::UnsupportedField,
         ErrorCode::UnsupportedEndpoint,
+        ErrorCode::CredentialMissing,
         ErrorCode::UpstreamUnavailable,
         ErrorCode::UpstreamConnectFailed,
         ErrorCode::UpstreamTimeout,
@@ -118,6 +120,7 @@ impl ErrorCode {
             PersonalDataRefused => ("personal_data_refused", 400, "invalid_request_error", Policy, false),
             UnsupportedField => ("unsupported_field", 400, "invalid_request_error", Caller, false),
             UnsupportedEndpoint => ("unsupported_endpoint", 404, "invalid_request_error", Caller, false),
+            CredentialMissing => ("credential_missing", 503, "server_error", Policy, false),
             UpstreamUnavailable => ("upstream_unavailable", 503, "upstream_error", Provider, true),
             UpstreamConnectFailed => ("upstream_connect_failed", 502, "upstream_error", Provider, true),
             UpstreamTimeout => ("upstream_timeout", 504, "upstream_error", Provider, true),

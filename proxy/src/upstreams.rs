@@ -3,8 +3,9 @@
 //! What is learnt of them (addresses, health, speed, budgets) outlives configurations: it lives in [`States`], and each
 //! configuration's [`Provider`]s and [`Target`]s point to it.
 
-use crate::live::PrepareError;
+use crate::live::{PrepareError, Prepared};
 use crate::metrics::{Metrics, TargetMeters};
+use crate::refuse::{ErrorCode, Refusal};
 use crate::tunnel::Tunnel;
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -106,6 +107,16 @@ impl States {
     }
 }
 
+/// The header in which a provider of that kind looks for its key.
+pub fn credential(kind: ProviderKind, key: &str) -> (HeaderName, String) {
+    match kind {
+        ProviderKind::OpenAi | ProviderKind::Mock => (http::header::AUTHORIZATION, format!("Bearer {key}")),
+        ProviderKind::Azure => (HeaderName::from_static("api-key"), key.to_owned()),
+        ProviderKind::Anthropic => (HeaderName::from_static("x-api-key"), key.to_owned()),
+        ProviderKind::Gemini => (HeaderName::from_static("x-goog-api-key"), key.to_owned()),
+    }
+}
+
 impl Provider {
     pub async fn new(
         name: &str,
@@ -126,14 +137,7 @@ impl Provider {
             ProviderKind::Gemini => Some(Family::Gemini),
             ProviderKind::Mock => None,
         };
-        let credential = config.api_key.as_ref().map(|key| match config.kind {
-            ProviderKind::OpenAi | ProviderKind::Mock => {
-                (http::header::AUTHORIZATION, format!("Bearer {}", key.expose()))
-            }
-            ProviderKind::Azure => (HeaderName::from_static("api-key"), key.expose().to_owned()),
-            ProviderKind::Anthropic => (HeaderName::from_static("x-api-key"), key.expose().to_owned()),
-            ProviderKind::Gemini => (HeaderName::from_static("x-goog-api-key"), key.expose().to_owned()),
-        });
+        let credential = config.api_key.as_ref().map(|key| credential(config.kind, key.expose()));
         let default_port = if base.tls { 443 } else { 80 };
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
         let provider = Provider {
@@ -152,6 +156,27 @@ impl Provider {
         }
         provider.make_peers();
         Ok(provider)
+    }
+
+    /// What proves to the provider who pays: its own, or the calling tenant's of that name.
+    pub fn credential_for(
+        &self,
+        prepared: &Prepared,
+        tenant: [u8; 16],
+    ) -> Result<Option<(HeaderName, String)>, Refusal> {
+        let Some(name) = &self.config.api_key_secret else { return Ok(self.credential.clone()) };
+        let scheme = if self.base.tls { "https" } else { "http" };
+        let origin = format!("{scheme}://{}", self.host_header);
+        match prepared.secret(tenant, name, &origin) {
+            Some(secret) => Ok(Some(credential(self.config.kind, secret.expose()))),
+            None => Err(Refusal::new(
+                ErrorCode::CredentialMissing,
+                format!(
+                    "There is no credential `{name}` for the provider `{}`. Run `sluice secret put {name} --origin {origin}`.",
+                    self.name
+                ),
+            )),
+        }
     }
 
     /// Looks the host's addresses up.

@@ -82,8 +82,10 @@ async fn open(
     let broken = |reason: &str| {
         Refusal::new(ErrorCode::UpstreamConnectFailed, format!("The provider `{}` {reason}.", target.provider.name))
     };
-    let header =
-        request(plan, target, session.req_header(), traceparent).map_err(|_| broken("cannot be sent these headers"))?;
+    let principal = &plan.admitted.principal;
+    let credential = target.provider.credential_for(&principal.prepared, principal.key.tenant)?;
+    let header = request(plan, target, session.req_header(), traceparent, credential)
+        .map_err(|_| broken("cannot be sent these headers"))?;
     let peers = target.provider.peers();
     let peer = peers.first().ok_or_else(|| broken("has no address"))?;
     let opened = async {
@@ -113,6 +115,7 @@ fn request(
     target: &Target,
     received: &RequestHeader,
     traceparent: &str,
+    credential: Option<(http::HeaderName, String)>,
 ) -> pingora_core::Result<RequestHeader> {
     let mut header = outgoing_header(received, traceparent, false)?;
     let provider = &target.provider;
@@ -140,7 +143,7 @@ fn request(
             header.insert_header("sec-websocket-protocol", kept.join(", "))?;
         }
     }
-    if let Some((name, value)) = &provider.credential {
+    if let Some((name, value)) = credential {
         header.insert_header(name, value.as_str())?;
     }
     Ok(header)

@@ -70,6 +70,7 @@ pub struct Version {
     pub note: String,
     pub author: String,
     pub created_at: i64,
+    #[schema(value_type = Object)]
     pub content: Content,
 }
 
@@ -166,14 +167,23 @@ impl Tenancy {
         })
     }
 
-    /// Makes an artifact without versions.
-    pub async fn create_artifact(&self, kind: Kind, alias: &str, change: &Change) -> Result<Artifact, StoreError> {
+    /// Makes an artifact; `first` is its first version's content and note.
+    pub async fn create_artifact(
+        &self,
+        kind: Kind,
+        alias: &str,
+        change: &Change,
+        first: Option<(&Content, &str)>,
+    ) -> Result<Artifact, StoreError> {
         let mut write = self.write().await?;
         if self.find(&mut write, kind, alias).await?.is_some() {
             return Err(StoreError::Exists { kind: kind.name(), name: alias.to_owned() });
         }
         self.insert(&mut write, kind, alias).await?;
         self.apply(&mut write, kind, alias, change).await?;
+        if let Some((content, note)) = first {
+            self.add_version(&mut write, kind, alias, content, note, None).await?;
+        }
         let made = self.look_up(&mut write, kind, alias).await?;
         write.commit().await?;
         Ok(made)
@@ -465,6 +475,9 @@ impl Tenancy {
         change: &Change,
     ) -> Result<(), StoreError> {
         let artifact = self.existing(write, kind, alias).await?;
+        if change.context_engineering_enabled.is_some() || change.is_default.is_some() {
+            self.must_be_allowed_everywhere(write, &artifact.id).await?;
+        }
         if change.enabled == Some(false) || change.archived == Some(true) {
             self.refuse_if_used(write, kind, alias, &artifact.id).await?;
         }
@@ -586,10 +599,13 @@ impl Tenancy {
 
     /// Sets how many versions an artifact of this tenant may have; 0 for no limit.
     pub async fn limit_versions(&self, limit: i64) -> Result<(), StoreError> {
+        if limit < 0 {
+            return Err(StoreError::Invalid("`version_limit` must be 0 or more".to_owned()));
+        }
         let mut write = self.write().await?;
         sqlx::query("UPDATE tenant SET version_limit = $2 WHERE id = $1")
             .bind(&self.id)
-            .bind(limit.max(0))
+            .bind(limit)
             .execute(&mut *write)
             .await?;
         self.note(&mut write, "tenant.version_limit", &self.name, json!({ "limit": limit }), false).await?;

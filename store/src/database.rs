@@ -129,6 +129,19 @@ impl Database {
         }
     }
 
+    /// Writes SQLite's database to a new file.
+    pub(crate) async fn backup(&self, file: &Path) -> Result<(), StoreError> {
+        if self.engine == Engine::Postgres {
+            return Err(StoreError::Invalid("a PostgreSQL store is backed up with `pg_dump`".to_owned()));
+        }
+        if file.exists() {
+            return Err(StoreError::Invalid(format!("{} exists already", file.display())));
+        }
+        let target = file.to_string_lossy().into_owned();
+        sqlx::query("VACUUM INTO $1").bind(target).execute(&self.pool).await?;
+        Ok(())
+    }
+
     async fn confine(&self, work: &mut Work, whose: Whose<'_>) -> Result<(), StoreError> {
         if self.engine == Engine::Postgres {
             let tenant = match whose {
@@ -171,6 +184,29 @@ impl Database {
             write.commit().await?;
         }
     }
+}
+
+/// Makes a backup the SQLite database of `folder`. It is opened first, which brings it to this program's schema.
+pub async fn restore(folder: &Path, file: &Path, replace: bool) -> Result<(), StoreError> {
+    let failed = |source| StoreError::Open { folder: folder.to_owned(), source };
+    let target = folder.join("store.db");
+    if target.exists() && !replace {
+        return Err(StoreError::Invalid(format!("{} exists already; `--replace` replaces it", target.display())));
+    }
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let aside = folder.join("restore");
+    let _ = std::fs::remove_dir_all(&aside);
+    std::fs::create_dir(&aside).map_err(failed)?;
+    std::fs::copy(file, aside.join("store.db")).map_err(failed)?;
+    let database = Database::open(&aside, None).await?;
+    // The write-ahead log belongs into the file before it moves.
+    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)").execute(&database.pool).await?;
+    database.pool.close().await;
+    for rest in ["store.db-wal", "store.db-shm"] {
+        let _ = std::fs::remove_file(folder.join(rest));
+    }
+    std::fs::rename(aside.join("store.db"), &target).map_err(failed)?;
+    std::fs::remove_dir_all(&aside).map_err(failed)
 }
 
 /// A file's name as a URL that makes the file.

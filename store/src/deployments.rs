@@ -3,7 +3,8 @@
 //! The newest revision counts, and inserting the next one is the compare-and-set. Rolling back is pointing at a
 //! version again. What cannot be rendered with what it includes is refused here, before anybody is served with it.
 
-use crate::content::{Content, Kind, PromptContent};
+use crate::artifacts::Found;
+use crate::content::{Content, Kind, PromptContent, Selector, partial_link};
 use crate::database::Work;
 use crate::resolve::Shelf;
 use crate::{StoreError, Tenancy, check_name, now};
@@ -11,6 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use sluice_text::Partials;
 use std::collections::BTreeSet;
+use std::str::FromStr;
 use utoipa::ToSchema;
 
 /// One entry of the history.
@@ -33,8 +35,6 @@ pub struct Deploy<'a> {
     pub note: &'a str,
     /// The newest revision that the operator saw; 0 for none. `None`: whatever it is.
     pub expected_revision: Option<i64>,
-    /// Whether the operator may change protected environments.
-    pub protected_too: bool,
 }
 
 /// A prompt version with everything that it includes, as it is published.
@@ -63,9 +63,7 @@ impl Tenancy {
         check_name("environment", deploy.environment)?;
         let mut write = self.write().await?;
         let artifact = self.existing(&mut write, kind, alias).await?;
-        if !artifact.usable {
-            return Err(StoreError::Invalid(format!("{kind} `{alias}` is disabled or archived; enable it first")));
-        }
+        must_be_usable(kind, alias, &artifact)?;
         let row: Option<(Vec<u8>, i64, Option<i64>)> =
             sqlx::query_as(NEWEST).bind(&artifact.id).bind(version.unwrap_or(0)).fetch_optional(&mut *write).await?;
         let (id, number, deprecated) = row.ok_or_else(|| StoreError::NotFound {
@@ -101,7 +99,7 @@ impl Tenancy {
         let Some((id, number)) = row else { return Ok(()) };
         let newest = self.revisions(write, &artifact.id, environment).await?.first().and_then(|newest| newest.version);
         if newest != Some(number) {
-            let deploy = Deploy { environment, note: "imported", expected_revision: None, protected_too: false };
+            let deploy = Deploy { environment, note: "imported", expected_revision: None };
             self.point(write, kind, alias, &artifact.id, Some((&id, number)), deploy).await?;
         }
         Ok(())
@@ -109,6 +107,7 @@ impl Tenancy {
 
     /// Takes an artifact out of force in an environment. Gives the revision.
     pub async fn withdraw(&self, kind: Kind, alias: &str, deploy: Deploy<'_>) -> Result<i64, StoreError> {
+        check_name("environment", deploy.environment)?;
         let mut write = self.write().await?;
         let artifact = self.existing(&mut write, kind, alias).await?;
         let history = self.revisions(&mut write, &artifact.id, deploy.environment).await?;
@@ -145,8 +144,10 @@ impl Tenancy {
         if to.is_some() {
             return self.deploy(kind, alias, to, deploy).await;
         }
+        check_name("environment", deploy.environment)?;
         let mut write = self.write().await?;
         let artifact = self.existing(&mut write, kind, alias).await?;
+        must_be_usable(kind, alias, &artifact)?;
         let history = self.revisions(&mut write, &artifact.id, deploy.environment).await?;
         let in_force = history.first().and_then(|newest| newest.version);
         let earlier = history.iter().filter_map(|entry| entry.version).find(|version| Some(*version) != in_force);
@@ -207,18 +208,8 @@ impl Tenancy {
         version: Option<(&[u8], i64)>,
         deploy: Deploy<'_>,
     ) -> Result<i64, StoreError> {
-        let Deploy { environment, note, expected_revision, protected_too } = deploy;
-        let protected: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM protected_environment WHERE tenant_id = $1 AND name = $2")
-                .bind(&self.id)
-                .bind(environment)
-                .fetch_one(&mut **write)
-                .await?;
-        if protected > 0 && !protected_too {
-            return Err(StoreError::Forbidden(format!(
-                "the environment `{environment}` is protected; it takes an operator with the scope `protected`"
-            )));
-        }
+        let Deploy { environment, note, expected_revision } = deploy;
+        self.must_be_allowed(write, environment).await?;
         let newest: i64 = sqlx::query_scalar(
             "SELECT COALESCE(MAX(revision), 0) FROM deployment WHERE artifact_id = $1 AND environment = $2",
         )
@@ -247,6 +238,7 @@ impl Tenancy {
                 let shelf = Shelf::of(write, &self.id).await?;
                 for found in self.in_force(write, &shelf, Some((alias, environment))).await? {
                     found.content.compile(&found.partials)?;
+                    self.must_not_float(write, &found).await?;
                 }
             }
             _ => self.check_environments(write, kind).await?,
@@ -264,6 +256,7 @@ impl Tenancy {
             found.content.compile(&found.partials).map_err(|error| {
                 StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
             })?;
+            self.must_not_float(write, &found).await?;
         }
         Ok(())
     }
@@ -291,6 +284,46 @@ impl Tenancy {
         Ok(found)
     }
 
+    /// Whether what is served in `environment` may be changed by who does this.
+    pub(crate) async fn must_be_allowed(&self, work: &mut Work, environment: &str) -> Result<(), StoreError> {
+        if self.protected_too || !self.is_protected(work, environment).await? {
+            return Ok(());
+        }
+        Err(StoreError::Forbidden(format!(
+            "the environment `{environment}` is protected; it takes an operator with the scope `protected`"
+        )))
+    }
+
+    async fn is_protected(&self, work: &mut Work, environment: &str) -> Result<bool, StoreError> {
+        let count = "SELECT COUNT(*) FROM protected_environment WHERE tenant_id = $1 AND name = $2";
+        let found: i64 = sqlx::query_scalar(count).bind(&self.id).bind(environment).fetch_one(&mut **work).await?;
+        Ok(found > 0)
+    }
+
+    /// The same for a change that shows wherever the artifact is in force.
+    pub(crate) async fn must_be_allowed_everywhere(&self, work: &mut Work, artifact: &[u8]) -> Result<(), StoreError> {
+        let environments: Vec<String> = sqlx::query_scalar("SELECT DISTINCT environment FROM deployment WHERE artifact_id = $1 AND version_id IS NOT NULL ORDER BY environment").bind(artifact).fetch_all(&mut **work).await?;
+        for environment in environments {
+            self.must_be_allowed(work, &environment).await?;
+        }
+        Ok(())
+    }
+
+    /// In a protected environment nothing may follow versions that anybody can add.
+    async fn must_not_float(&self, work: &mut Work, found: &InForce) -> Result<(), StoreError> {
+        for name in found.partials.keys() {
+            let selector = Selector::from_str(&partial_link(name)?.selector)?;
+            let floats = matches!(selector, Selector::Range(from, to) if from != to);
+            if floats && self.is_protected(work, &found.environment).await? {
+                return Err(StoreError::Invalid(format!(
+                    "`{}` includes `{name}`, and `{}` is protected: include an exact version there, or the deployed one",
+                    found.alias, found.environment
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Environments in which only operators with the scope `protected` change what is in force.
     pub async fn protected_environments(&self) -> Result<Vec<String>, StoreError> {
         let mut read = self.read().await?;
@@ -313,8 +346,16 @@ impl Tenancy {
                 .execute(&mut *write)
                 .await?;
         }
+        self.check_environments(&mut write, Kind::Partial).await?;
         self.note(&mut write, "environment.protected", "", json!(environments), false).await?;
         Ok(write.commit().await?)
+    }
+}
+
+fn must_be_usable(kind: Kind, alias: &str, artifact: &Found) -> Result<(), StoreError> {
+    match artifact.usable {
+        true => Ok(()),
+        false => Err(StoreError::Invalid(format!("{kind} `{alias}` is disabled or archived; enable it first"))),
     }
 }
 

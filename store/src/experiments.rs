@@ -220,6 +220,9 @@ impl Tenancy {
         if expected.is_some_and(|expected| expected != old.revision) {
             return Err(StoreError::Conflict { name: name.to_owned(), found: old.revision });
         }
+        if old.state == "running" || change.state.as_deref() == Some("running") {
+            self.must_be_allowed(&mut write, &old.environment).await?;
+        }
         let artifact = self.existing(&mut write, Kind::Prompt, &old.prompt).await?;
         let mut arms = old.arms.clone();
         for arm in change.arms.iter().flatten() {
@@ -323,9 +326,12 @@ impl Tenancy {
     }
 
     /// Removes an experiment that does not run.
-    pub async fn delete_experiment(&self, name: &str) -> Result<(), StoreError> {
+    pub async fn delete_experiment(&self, name: &str, expected: Option<i64>) -> Result<(), StoreError> {
         let mut write = self.write().await?;
         let found = self.one_experiment(&mut write, name).await?;
+        if expected.is_some_and(|expected| expected != found.revision) {
+            return Err(StoreError::Conflict { name: name.to_owned(), found: found.revision });
+        }
         if found.state == "running" {
             return Err(StoreError::InUse {
                 kind: "experiment",

@@ -28,6 +28,97 @@ pub struct Identity {
     pub pepper: [u8; 32],
     /// What the store's HTTP API asks for, as 64 hexadecimal digits.
     pub operator_token: [u8; 32],
+    /// Opens the secrets of snapshots; every edge of the fleet has it.
+    pub fleet_key: [u8; 32],
+}
+
+/// The keys that the store's secrets are sealed with: the current one first, then older ones.
+pub struct StoreKeys {
+    keys: Vec<(String, [u8; 32])>,
+}
+
+impl StoreKeys {
+    /// From `SLUICE_STORE_KEY` (keys as 64 hexadecimal digits, comma-separated), from what the command in
+    /// `SLUICE_STORE_KEY_COMMAND` prints, or from `store.key` in the data folder, which the first use makes.
+    pub fn open(folder: &Path) -> Result<StoreKeys, IdentityError> {
+        if let Ok(keys) = std::env::var("SLUICE_STORE_KEY") {
+            return StoreKeys::read(&keys, Path::new("SLUICE_STORE_KEY"));
+        }
+        if let Ok(command) = std::env::var("SLUICE_STORE_KEY_COMMAND") {
+            let place = Path::new("SLUICE_STORE_KEY_COMMAND");
+            let failed = |source| IdentityError::Io { path: place.to_owned(), source };
+            let done = std::process::Command::new("sh").args(["-c", &command]).output().map_err(failed)?;
+            if !done.status.success() {
+                return Err(failed(io::Error::other(format!("the command ended with {}", done.status))));
+            }
+            return StoreKeys::read(&String::from_utf8_lossy(&done.stdout), place);
+        }
+        let path = folder.join("store.key");
+        if !path.exists() {
+            secret(&path)?;
+        }
+        must_be_private(&path)?;
+        let text = std::fs::read_to_string(&path).map_err(|source| IdentityError::Io { path: path.clone(), source })?;
+        StoreKeys::read(&text, &path)
+    }
+
+    fn read(text: &str, path: &Path) -> Result<StoreKeys, IdentityError> {
+        let malformed = || IdentityError::Malformed(path.to_owned());
+        let mut keys = Vec::new();
+        for word in text.split([',', '\n', ' ']).map(str::trim).filter(|word| !word.is_empty()) {
+            let mut key = [0; 32];
+            hex::decode_to_slice(word, &mut key).map_err(|_| malformed())?;
+            // A hash of a random key tells nothing of it.
+            let id = blake3::derive_key("sluice 2026-11 id of a store key", &key);
+            keys.push((hex::encode(&id[..4]), key));
+        }
+        if keys.is_empty() { Err(malformed()) } else { Ok(StoreKeys { keys }) }
+    }
+
+    /// A new key before those in the data folder's file.
+    pub(crate) fn add(folder: &Path) -> Result<StoreKeys, IdentityError> {
+        let mut keys = StoreKeys::open(folder)?;
+        let elsewhere =
+            ["SLUICE_STORE_KEY", "SLUICE_STORE_KEY_COMMAND"].into_iter().find(|name| std::env::var(name).is_ok());
+        if let Some(name) = elsewhere {
+            // Whoever keeps keys elsewhere has put the new one first there.
+            if keys.keys.len() > 1 {
+                return Ok(keys);
+            }
+            let source =
+                io::Error::other("put the new key before the old one there, separated by a comma, then rotate");
+            return Err(IdentityError::Io { path: name.into(), source });
+        }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(IdentityError::Random)?;
+        let mut text = hex::encode(key);
+        for (_, old) in &keys.keys {
+            text.push('\n');
+            text.push_str(&hex::encode(old));
+        }
+        write_secret(&folder.join("store.key"), &text)?;
+        keys = StoreKeys::read(&text, &folder.join("store.key"))?;
+        Ok(keys)
+    }
+
+    /// Forgets old keys of the data folder's file.
+    pub(crate) fn keep_current(folder: &Path) -> Result<(), IdentityError> {
+        let path = folder.join("store.key");
+        if !path.exists() {
+            return Ok(());
+        }
+        let keys = StoreKeys::open(folder)?;
+        write_secret(&path, &hex::encode(keys.current().1))
+    }
+
+    /// The key that new secrets are sealed with, and its id.
+    pub(crate) fn current(&self) -> (&str, &[u8; 32]) {
+        (&self.keys[0].0, &self.keys[0].1)
+    }
+
+    pub(crate) fn of_id(&self, id: &str) -> Option<&[u8; 32]> {
+        self.keys.iter().find(|(known, _)| known == id).map(|(_, key)| key)
+    }
 }
 
 impl Identity {
@@ -43,6 +134,7 @@ impl Identity {
             signing_key,
             pepper: secret(&folder.join("pepper"))?,
             operator_token: secret(&folder.join("operator.token"))?,
+            fleet_key: secret(&folder.join("fleet.key"))?,
         })
     }
 }
@@ -51,6 +143,12 @@ impl Identity {
 pub fn read_pepper(folder: &Path) -> Result<[u8; 32], IdentityError> {
     let path = folder.join("pepper");
     if path.exists() { secret(&path) } else { Err(IdentityError::NoPepper(path)) }
+}
+
+/// What opens the secrets of snapshots, if `folder` has it. An edge without it serves what needs none.
+pub fn read_fleet_key(folder: &Path) -> Result<Option<[u8; 32]>, IdentityError> {
+    let path = folder.join("fleet.key");
+    if path.exists() { secret(&path).map(Some) } else { Ok(None) }
 }
 
 /// The public key that `folder`'s publisher signs with.
@@ -66,10 +164,8 @@ fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
         // Written aside and linked into place: of two first runs one wins, and no reader sees half a secret.
-        let temporary = path.with_extension(format!("{}.part", std::process::id()));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
-        file.write_all(hex::encode(bytes).as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+        let temporary = part(path);
+        write_private(&temporary, &hex::encode(bytes)).map_err(failed)?;
         let linked = std::fs::hard_link(&temporary, path);
         let _ = std::fs::remove_file(&temporary);
         match linked {
@@ -77,11 +173,33 @@ fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
             _ => {}
         }
     }
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed(path.to_owned()));
-    }
+    must_be_private(path)?;
     read_hex(path)
+}
+
+fn must_be_private(path: &Path) -> Result<(), IdentityError> {
+    let metadata = std::fs::metadata(path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })?;
+    match metadata.permissions().mode() & 0o077 {
+        0 => Ok(()),
+        _ => Err(IdentityError::Exposed(path.to_owned())),
+    }
+}
+
+fn part(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.part", std::process::id()))
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Replaces a secret file at once.
+fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
+    let temporary = part(path);
+    let replaced = write_private(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    replaced.map_err(|source| IdentityError::Io { path: path.to_owned(), source })
 }
 
 fn read_hex(path: &Path) -> Result<[u8; 32], IdentityError> {

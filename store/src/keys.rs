@@ -49,6 +49,14 @@ pub fn hash_key(pepper: &[u8; 32], key: &str) -> [u8; 32] {
 impl Tenancy {
     pub async fn create_key(&self, new: NewKey) -> Result<CreatedKey, StoreError> {
         check_name("key", &new.name)?;
+        for (list, names) in [("routes", &new.routes), ("models", &new.models), ("asserts", &new.asserts)] {
+            let fits = |name: &String| !name.is_empty() && name.len() <= 256 && !name.contains([',', '\0', '\n']);
+            if let Some(name) = names.iter().find(|name| !fits(name)) {
+                return Err(StoreError::Invalid(format!(
+                    "`{list}` cannot hold `{name}`: a name has no comma and 1 to 256 bytes"
+                )));
+            }
+        }
         let identity = Identity::open(self.store.folder())?;
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(StoreError::Random)?;

@@ -23,6 +23,7 @@ mod publish;
 mod records;
 mod registry;
 mod resolve;
+mod secrets;
 mod settings;
 
 pub use api::router;
@@ -33,15 +34,17 @@ pub use bundle::{
 };
 pub use content::{Content, Kind, Link, PromptContent, PromptMessage};
 pub use convert::Format;
+pub use database::restore;
 pub use deployments::{Deploy, Deployment};
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
-pub use identity::{Identity, IdentityError, read_pepper, read_publisher_key};
+pub use identity::{Identity, IdentityError, StoreKeys, read_fleet_key, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{Document, IngestError, IngestSummary, ReadError, Source};
 pub use operators::{Event, NewOperator, Operator, OperatorRecord, Scope};
 pub use preview::{Preview, Previewed, RenderedMessage, VariableUse};
 pub use publish::{Publication, PublishError, verify_published};
 pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
+pub use secrets::SecretRecord;
 pub use settings::Setting;
 
 use database::{Database, Whose, Work};
@@ -64,6 +67,8 @@ pub struct Tenancy {
     name: String,
     /// Who does it, for history.
     actor: String,
+    /// Whether that one may change protected environments.
+    protected_too: bool,
 }
 
 /// Something that the store could not do.
@@ -103,6 +108,11 @@ impl Store {
         Ok(Store { database: Database::open(folder, url).await?, folder: folder.to_owned() })
     }
 
+    /// Writes the SQLite database to `file`, as it is at one moment.
+    pub async fn backup(&self, file: &Path) -> Result<(), StoreError> {
+        self.database.backup(file).await
+    }
+
     /// The data folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -114,7 +124,7 @@ impl Store {
         let id =
             sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(name).fetch_optional(&mut *read).await?;
         let id = id.ok_or_else(|| StoreError::NotFound { kind: "tenant", name: name.to_owned() })?;
-        Ok(Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned() })
+        Ok(Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned(), protected_too: false })
     }
 
     /// The same, and the tenant is made if it is new.
@@ -162,6 +172,11 @@ impl Tenancy {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same for somebody who may change protected environments.
+    pub fn with_protected(self, protected_too: bool) -> Tenancy {
+        Tenancy { protected_too, ..self }
     }
 
     async fn read(&self) -> Result<Work, StoreError> {

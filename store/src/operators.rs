@@ -6,6 +6,7 @@
 use crate::database::Whose;
 use crate::{Identity, Store, StoreError, Tenancy, check_name, new_id, now};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 /// What an operator may do.
@@ -91,6 +92,17 @@ pub struct Event {
     pub at: i64,
 }
 
+/// The answer of a call that named an idempotency key.
+pub(crate) struct KeptAnswer {
+    pub status: u16,
+    /// Empty where it had none.
+    pub etag: String,
+    pub body: String,
+}
+
+/// A call is over after so long, one way or another.
+const CALL_MICROSECONDS: i64 = 600_000_000;
+
 fn token_hash(token: &str) -> Vec<u8> {
     blake3::derive_key("sluice 2026-11 operator token", token.as_bytes()).to_vec()
 }
@@ -115,40 +127,6 @@ impl Store {
         }))
     }
 
-    /// Makes an operator. Gives its token, which is not kept.
-    pub async fn create_operator(&self, new: &NewOperator) -> Result<String, StoreError> {
-        check_name("operator", &new.name)?;
-        if new.name == "operator" || new.scopes.is_empty() {
-            return Err(StoreError::Invalid(
-                "an operator needs scopes, and the name `operator` belongs to the data folder's token".to_owned(),
-            ));
-        }
-        let tenant = match &new.tenant {
-            Some(tenant) => Some(self.tenancy(tenant, "").await?.id),
-            None => None,
-        };
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(StoreError::Random)?;
-        let token = format!("op-sluice-{}", hex::encode(random));
-        let scopes: Vec<&str> = new.scopes.iter().map(|scope| scope.name()).collect();
-        let mut write = self.database.write(Whose::All).await?;
-        let made = sqlx::query("INSERT INTO operator (id, name, token_hash, tenant_id, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING")
-            .bind(new_id())
-            .bind(&new.name)
-            .bind(token_hash(&token))
-            .bind(tenant)
-            .bind(scopes.join(","))
-            .bind(now())
-            .bind(new.expires_seconds.map_or(0, |seconds| now() + i64::from(seconds) * 1_000_000))
-            .execute(&mut *write)
-            .await?;
-        if made.rows_affected() == 0 {
-            return Err(StoreError::Exists { kind: "operator", name: new.name.clone() });
-        }
-        write.commit().await?;
-        Ok(token)
-    }
-
     pub async fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError> {
         let mut read = self.database.read(Whose::All).await?;
         let rows: Vec<(String, String, Option<String>, i64, i64, Option<i64>)> = sqlx::query_as("SELECT o.name, o.scopes, t.slug, o.expires_at, o.created_at, o.revoked_at FROM operator o LEFT JOIN tenant t ON t.id = o.tenant_id ORDER BY o.name").fetch_all(&mut *read).await?;
@@ -163,20 +141,6 @@ impl Store {
         Ok(rows.into_iter().map(record).collect())
     }
 
-    /// Revokes an operator's token, at once. Twice is no error.
-    pub async fn revoke_operator(&self, name: &str) -> Result<(), StoreError> {
-        let mut write = self.database.write(Whose::All).await?;
-        let found = sqlx::query("UPDATE operator SET revoked_at = COALESCE(revoked_at, $2) WHERE name = $1")
-            .bind(name)
-            .bind(now())
-            .execute(&mut *write)
-            .await?;
-        if found.rows_affected() == 0 {
-            return Err(StoreError::NotFound { kind: "operator", name: name.to_owned() });
-        }
-        Ok(write.commit().await?)
-    }
-
     /// The answer that was given to a call before, if this is the same call again; otherwise the call is noted as
     /// running.
     pub(crate) async fn begin_call(
@@ -184,26 +148,32 @@ impl Store {
         operator: &str,
         name: &str,
         request: &[u8],
-    ) -> Result<Option<(i64, String)>, StoreError> {
+    ) -> Result<Option<KeptAnswer>, StoreError> {
         let mut write = self.database.write(Whose::All).await?;
         // Answers are kept for a day.
         sqlx::query("DELETE FROM idempotency WHERE at < $1").bind(now() - 86_400_000_000).execute(&mut *write).await?;
-        let known: Option<(Vec<u8>, i64, String)> =
-            sqlx::query_as("SELECT request_hash, status, body FROM idempotency WHERE operator = $1 AND name = $2")
-                .bind(operator)
-                .bind(name)
-                .fetch_optional(&mut *write)
-                .await?;
+        // A call whose process died is not running any more, whatever the row says.
+        sqlx::query("DELETE FROM idempotency WHERE status = 0 AND at < $1")
+            .bind(now() - CALL_MICROSECONDS)
+            .execute(&mut *write)
+            .await?;
+        let known: Option<(Vec<u8>, i64, String, String)> = sqlx::query_as(
+            "SELECT request_hash, status, etag, body FROM idempotency WHERE operator = $1 AND name = $2",
+        )
+        .bind(operator)
+        .bind(name)
+        .fetch_optional(&mut *write)
+        .await?;
         match known {
-            Some((hash, _, _)) if hash != request => Err(StoreError::Limit(
+            Some((hash, ..)) if hash != request => Err(StoreError::Limit(
                 "the idempotency key was used for another request; take a new one for each".to_owned(),
             )),
-            Some((_, 0, _)) => {
+            Some((_, 0, ..)) => {
                 Err(StoreError::Conflict { name: "the same call, which still runs".to_owned(), found: 0 })
             }
-            Some((_, status, body)) => Ok(Some((status, body))),
+            Some((_, status, etag, body)) => Ok(Some(KeptAnswer { status: status as u16, etag, body })),
             None => {
-                sqlx::query("INSERT INTO idempotency (operator, name, request_hash, status, body, at) VALUES ($1, $2, $3, 0, '', $4)")
+                sqlx::query("INSERT INTO idempotency (operator, name, request_hash, status, etag, body, at) VALUES ($1, $2, $3, 0, '', '', $4)")
                     .bind(operator)
                     .bind(name)
                     .bind(request.to_vec())
@@ -221,17 +191,18 @@ impl Store {
         &self,
         operator: &str,
         name: &str,
-        answer: Option<(u16, &str)>,
+        answer: Option<KeptAnswer>,
     ) -> Result<(), StoreError> {
         let mut write = self.database.write(Whose::All).await?;
         let query = match answer {
-            Some((status, body)) => {
-                sqlx::query("UPDATE idempotency SET status = $3, body = $4 WHERE operator = $1 AND name = $2")
-                    .bind(operator)
-                    .bind(name)
-                    .bind(i64::from(status))
-                    .bind(body)
-            }
+            Some(KeptAnswer { status, etag, body }) => sqlx::query(
+                "UPDATE idempotency SET status = $3, etag = $4, body = $5 WHERE operator = $1 AND name = $2",
+            )
+            .bind(operator)
+            .bind(name)
+            .bind(i64::from(status))
+            .bind(etag)
+            .bind(body),
             None => sqlx::query("DELETE FROM idempotency WHERE operator = $1 AND name = $2").bind(operator).bind(name),
         };
         query.execute(&mut *write).await?;
@@ -240,6 +211,57 @@ impl Store {
 }
 
 impl Tenancy {
+    /// Makes an operator. Gives its token, which is not kept.
+    pub async fn create_operator(&self, new: &NewOperator) -> Result<String, StoreError> {
+        check_name("operator", &new.name)?;
+        if new.name == "operator" || new.scopes.is_empty() {
+            return Err(StoreError::Invalid(
+                "an operator needs scopes, and the name `operator` belongs to the data folder's token".to_owned(),
+            ));
+        }
+        let tenant = match &new.tenant {
+            Some(tenant) => Some(self.store.tenancy(tenant, "").await?.id),
+            None => None,
+        };
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(StoreError::Random)?;
+        let token = format!("op-sluice-{}", hex::encode(random));
+        let scopes: Vec<&str> = new.scopes.iter().map(|scope| scope.name()).collect();
+        let mut write = self.store.database.write(Whose::All).await?;
+        let made = sqlx::query("INSERT INTO operator (id, name, token_hash, tenant_id, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING")
+            .bind(new_id())
+            .bind(&new.name)
+            .bind(token_hash(&token))
+            .bind(tenant)
+            .bind(scopes.join(","))
+            .bind(now())
+            .bind(new.expires_seconds.map_or(0, |seconds| now() + i64::from(seconds) * 1_000_000))
+            .execute(&mut *write)
+            .await?;
+        if made.rows_affected() == 0 {
+            return Err(StoreError::Exists { kind: "operator", name: new.name.clone() });
+        }
+        let detail = json!({ "scopes": scopes, "tenant": new.tenant });
+        self.note(&mut write, "operator.created", &new.name, detail, false).await?;
+        write.commit().await?;
+        Ok(token)
+    }
+
+    /// Revokes an operator's token, at once. Twice is no error.
+    pub async fn revoke_operator(&self, name: &str) -> Result<(), StoreError> {
+        let mut write = self.store.database.write(Whose::All).await?;
+        let found = sqlx::query("UPDATE operator SET revoked_at = COALESCE(revoked_at, $2) WHERE name = $1")
+            .bind(name)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        if found.rows_affected() == 0 {
+            return Err(StoreError::NotFound { kind: "operator", name: name.to_owned() });
+        }
+        self.note(&mut write, "operator.revoked", name, json!(null), false).await?;
+        Ok(write.commit().await?)
+    }
+
     /// The newest changes, newest first; before `before`, where that is not 0.
     pub async fn events(&self, before: i64, limit: i64) -> Result<Vec<Event>, StoreError> {
         let rows: Vec<(i64, String, String, String, String, i64)> = sqlx::query_as("SELECT seq, kind, entity, actor, detail, at FROM event WHERE tenant_id = $1 AND ($2 = 0 OR seq < $2) ORDER BY seq DESC LIMIT $3")

@@ -5,9 +5,11 @@ use crate::database::Whose;
 use crate::experiments::range;
 use crate::publish::fixed;
 use crate::resolve::Shelf;
-use crate::{Store, StoreError, Tenancy};
+use crate::{Identity, Store, StoreError, Tenancy};
 use serde_json::json;
-use sluice_segment::{Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Tenant, Variable};
+use sluice_segment::{
+    Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, SealedSecret, Tenant, Variable,
+};
 use sluice_text::Partials;
 use sqlx::Row;
 
@@ -18,7 +20,7 @@ pub(crate) async fn assemble(store: &Store) -> Result<Registry, StoreError> {
     drop(read);
     let mut tenants = Vec::new();
     for (id, name) in rows {
-        let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new() };
+        let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new(), protected_too: false };
         tenants.push(tenant(&tenancy).await?);
     }
     Ok(Registry { tenants })
@@ -71,7 +73,17 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     .bind(&tenancy.id)
     .fetch_optional(&mut *read)
     .await?;
-    Ok(Tenant { id: fixed(tenancy.id.clone())?, name: tenancy.name.clone(), keys, prompts, default_prompt })
+    let id: [u8; 16] = fixed(tenancy.id.clone())?;
+    let mut secrets = Vec::new();
+    for secret in tenancy.open_secrets(&mut read).await? {
+        let identity = Identity::open(tenancy.store.folder())?;
+        let context = SealedSecret::context(&id, &secret.name, &secret.origin);
+        let fleet = sluice_segment::fleet_public(&identity.fleet_key);
+        let sealed = sluice_segment::seal(&fleet, &identity.signing_key.to_bytes(), &context, &secret.value);
+        let sealed = sealed.ok_or_else(|| StoreError::Invalid("`fleet.key` holds no key".to_owned()))?;
+        secrets.push(SealedSecret { name: secret.name, origin: secret.origin, sealed });
+    }
+    Ok(Tenant { id, name: tenancy.name.clone(), keys, prompts, default_prompt, secrets })
 }
 
 fn version(number: i64, content: PromptContent, partials: Partials) -> PromptVersion {

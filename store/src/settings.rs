@@ -12,7 +12,6 @@ const MAX_VALUE: usize = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Setting {
     pub name: String,
-    #[schema(value_type = Object)]
     pub value: Value,
     pub category: String,
     /// Whether it may be shown to who is no operator.
@@ -91,8 +90,18 @@ impl Tenancy {
         Ok(found + 1)
     }
 
-    pub async fn delete_setting(&self, name: &str) -> Result<(), StoreError> {
+    pub async fn delete_setting(&self, name: &str, expected: Option<i64>) -> Result<(), StoreError> {
         let mut write = self.write().await?;
+        let found: Option<i64> = sqlx::query_scalar("SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2")
+            .bind(&self.id)
+            .bind(name)
+            .fetch_optional(&mut *write)
+            .await?;
+        if let (Some(expected), Some(found)) = (expected, found)
+            && expected != found
+        {
+            return Err(StoreError::Conflict { name: name.to_owned(), found });
+        }
         let gone = sqlx::query("DELETE FROM setting WHERE tenant_id = $1 AND name = $2")
             .bind(&self.id)
             .bind(name)

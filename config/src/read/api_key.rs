@@ -21,6 +21,23 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>, environment: &Environment) -> 
     }
 }
 
+/// `api_key_secret`: the name of a secret in the store.
+pub(super) fn name(table: &mut Table<'_, '_, '_>) -> Option<String> {
+    let name = table.text("api_key_secret")?;
+    if table.has("api_key_env") || table.has("api_key_file") {
+        let message = format!("{} stands beside another key", table.label("api_key_secret"));
+        table.fault(name.span, message, "keep one of `api_key_env`, `api_key_file` and `api_key_secret`");
+        return None;
+    }
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.value.is_empty() || !name.value.bytes().all(fits) || mask::looks_secret(name.value) {
+        let message = format!("{} is not the name of a secret", table.label("api_key_secret"));
+        table.fault(name.span, message, "write the name that `sluice secret put NAME` was given, not the key itself");
+        return None;
+    }
+    Some(name.value.to_owned())
+}
+
 fn from_variable(table: &mut Table<'_, '_, '_>, text: &Text<'_>, environment: &Environment) -> Option<Secret> {
     let problem = match environment.get(text.value) {
         Some(Variable::Text(value)) => match checked(value) {

@@ -25,6 +25,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, environment: &Environment) -> O
     Some(Provider {
         base_url: address(&mut table, kind),
         api_key: api_key::read(&mut table, environment),
+        api_key_secret: api_key::name(&mut table),
         api_version: api_version(&mut table, kind),
         connect_timeout: table.milliseconds("connect_timeout_milliseconds", 3_000, DAY_SECONDS * 1_000),
         header_timeout: table.seconds("header_timeout_seconds", 120, DAY_SECONDS),

@@ -9,6 +9,7 @@ mod journal;
 mod manifest;
 mod passages;
 mod registry;
+mod sealed;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
 pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
@@ -17,8 +18,11 @@ pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, Manife
 pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
     ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptVersion,
-    ArchivedTenant, Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Tenant, Variable,
+    ArchivedTenant, Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, SealedSecret,
+    Tenant, Variable,
 };
+
+pub use sealed::{fleet_public, seal, unseal};
 
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 

@@ -17,6 +17,24 @@ pub struct Tenant {
     pub prompts: Vec<Prompt>,
     /// The alias that `default` stands for.
     pub default_prompt: Option<String>,
+    pub secrets: Vec<SealedSecret>,
+}
+
+/// A provider's credential, sealed to the fleet.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct SealedSecret {
+    pub name: String,
+    /// The only place that it is sent to.
+    pub origin: String,
+    pub sealed: Vec<u8>,
+}
+
+impl SealedSecret {
+    /// What the seal of a tenant's secret is bound to.
+    pub fn context(tenant: &[u8; 16], name: &str, origin: &str) -> String {
+        let tenant: String = tenant.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{tenant}/{name}/{origin}")
+    }
 }
 
 /// An API key. Revoked keys are not published.

@@ -213,6 +213,7 @@ CREATE TABLE idempotency (
     name TEXT NOT NULL,
     request_hash BLOB NOT NULL,
     status BIGINT NOT NULL,
+    etag TEXT NOT NULL,
     body TEXT NOT NULL,
     at BIGINT NOT NULL,
     PRIMARY KEY (operator, name)

@@ -104,11 +104,8 @@ async fn create(caller: Caller, At(named): At<String>, Sent(new): Sent<NewArtifa
     let first = new.content.as_ref().map(|written| content(kind, written)).transpose()?;
     let tenancy = caller.tenancy(Scope::Write).await?;
     let change = Change { title: new.title, tags: new.tags, visibility: new.visibility, ..Change::default() };
-    let mut made = tenancy.create_artifact(kind, &new.alias, &change).await?;
-    if let Some(first) = first {
-        tenancy.put_version(kind, &new.alias, &first, &new.note, None).await?;
-        made = tenancy.artifact(kind, &new.alias).await?;
-    }
+    let first = first.as_ref().map(|content| (content, new.note.as_str()));
+    let made = tenancy.create_artifact(kind, &new.alias, &change, first).await?;
     Ok((StatusCode::CREATED, etag(made.revision), Json(made)))
 }
 
@@ -218,6 +215,7 @@ async fn change_version(
 
 #[derive(Serialize, ToSchema)]
 struct Draft {
+    #[schema(value_type = Object)]
     content: Content,
 }
 
@@ -329,13 +327,8 @@ struct NewDeployment {
 }
 
 impl NewDeployment {
-    fn deploy(&self, caller: &Caller) -> Deploy<'_> {
-        Deploy {
-            environment: &self.environment,
-            note: &self.note,
-            expected_revision: self.expected_revision,
-            protected_too: caller.has(Scope::Protected),
-        }
+    fn deploy(&self) -> Deploy<'_> {
+        Deploy { environment: &self.environment, note: &self.note, expected_revision: self.expected_revision }
     }
 
     fn answer(&self, version: Option<i64>, revision: i64) -> Json<Deployed> {
@@ -357,7 +350,7 @@ async fn deploy(
     Sent(new): Sent<NewDeployment>,
 ) -> Answer<impl IntoResponse> {
     let tenancy = caller.tenancy(Scope::Deploy).await?;
-    let (number, revision) = tenancy.deploy(kind(&named)?, &alias, new.version, new.deploy(&caller)).await?;
+    let (number, revision) = tenancy.deploy(kind(&named)?, &alias, new.version, new.deploy()).await?;
     Ok((StatusCode::CREATED, new.answer(Some(number), revision)))
 }
 
@@ -368,7 +361,7 @@ async fn roll_back(
     Sent(new): Sent<NewDeployment>,
 ) -> Answer<impl IntoResponse> {
     let tenancy = caller.tenancy(Scope::Deploy).await?;
-    let (number, revision) = tenancy.roll_back(kind(&named)?, &alias, new.version, new.deploy(&caller)).await?;
+    let (number, revision) = tenancy.roll_back(kind(&named)?, &alias, new.version, new.deploy()).await?;
     Ok((StatusCode::CREATED, new.answer(Some(number), revision)))
 }
 
@@ -380,7 +373,7 @@ async fn withdraw(
     Sent(new): Sent<NewDeployment>,
 ) -> Answer<impl IntoResponse> {
     let tenancy = caller.tenancy(Scope::Deploy).await?;
-    let revision = tenancy.withdraw(kind(&named)?, &alias, new.deploy(&caller)).await?;
+    let revision = tenancy.withdraw(kind(&named)?, &alias, new.deploy()).await?;
     Ok((StatusCode::CREATED, new.answer(None, revision)))
 }
 
@@ -431,7 +424,7 @@ async fn experiment(caller: Caller, At(name): At<String>) -> Answer<impl IntoRes
     Ok((etag(found.revision), Json(found)))
 }
 
-/// Starts, stops, changes coverage or adds arms; starting and stopping take the scope `deploy`.
+/// Starts, stops, changes coverage or adds arms.
 #[utoipa::path(patch, path = "/api/v1/experiments/{name}", params(("name" = String, Path), ForTenant), request_body = ExperimentChange, responses((status = 200, body = Experiment)))]
 async fn change_experiment(
     caller: Caller,
@@ -445,7 +438,7 @@ async fn change_experiment(
 
 #[utoipa::path(delete, path = "/api/v1/experiments/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
 async fn remove_experiment(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
-    caller.tenancy(Scope::Write).await?.delete_experiment(&name).await?;
+    caller.tenancy(Scope::Write).await?.delete_experiment(&name, caller.expected()?).await?;
     Ok(Json(json!({ "done": true })))
 }
 

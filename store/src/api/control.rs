@@ -1,10 +1,10 @@
 //! Tenants, keys, operators, settings; what happened.
 
-use super::{Answer, Api, Asked, At, Caller, ForTenant, Page, Sent, done, etag, page};
+use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Page, Sent, done, etag, page};
 use crate::operators::Scope;
 use crate::{
     Bundle, EdgeState, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
-    OperatorRecord, RunRecord, Setting, now,
+    OperatorRecord, RunRecord, SecretRecord, Setting, now,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -26,6 +26,8 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(revoke_operator))
         .routes(routes!(settings))
         .routes(routes!(setting, put_setting, remove_setting))
+        .routes(routes!(secrets))
+        .routes(routes!(put_secret, remove_secret))
         .routes(routes!(export))
         .routes(routes!(import))
         .routes(routes!(migrations, migrate))
@@ -119,6 +121,10 @@ async fn create_key(caller: Caller, Sent(new): Sent<AskedKey>) -> Answer<impl In
         routes: new.routes.unwrap_or_else(all),
         asserts: new.asserts.unwrap_or_else(|| vec!["variables".to_owned()]),
     };
+    if let Some(unknown) = new.asserts.iter().find(|name| !caller.api.asserts.contains(&name.as_str())) {
+        let known = caller.api.asserts.join(", ");
+        return Err(Fault::invalid(format!("`asserts` knows no `{unknown}`; there are {known}")));
+    }
     let made = caller.tenancy(Scope::Keys).await?.create_key(new).await?;
     let headers = [(header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::CREATED, headers, Json(MadeKey { id: made.id, key: made.key })))
@@ -151,14 +157,14 @@ struct MadeOperator {
 #[utoipa::path(post, path = "/api/v1/operators", request_body = NewOperator, responses((status = 201, body = MadeOperator)))]
 async fn create_operator(caller: Caller, Sent(new): Sent<NewOperator>) -> Answer<impl IntoResponse> {
     caller.may_all(Scope::Admin)?;
-    let token = caller.api.store.create_operator(&new).await?;
+    let token = caller.tenancy(Scope::Admin).await?.create_operator(&new).await?;
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(MadeOperator { token })))
 }
 
 #[utoipa::path(delete, path = "/api/v1/operators/{name}", params(("name" = String, Path)), responses((status = 200, body = Object)))]
 async fn revoke_operator(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
     caller.may_all(Scope::Admin)?;
-    caller.api.store.revoke_operator(&name).await?;
+    caller.tenancy(Scope::Admin).await?.revoke_operator(&name).await?;
     Ok(done())
 }
 
@@ -181,7 +187,6 @@ async fn setting(caller: Caller, At(name): At<String>) -> Answer<impl IntoRespon
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewSetting {
-    #[schema(value_type = Object)]
     value: Value,
     #[serde(default)]
     category: String,
@@ -199,7 +204,37 @@ async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSe
 
 #[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
 async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
-    caller.tenancy(Scope::Write).await?.delete_setting(&name).await?;
+    caller.tenancy(Scope::Write).await?.delete_setting(&name, caller.expected()?).await?;
+    Ok(done())
+}
+
+#[derive(Serialize, ToSchema)]
+struct Secrets {
+    secrets: Vec<SecretRecord>,
+}
+
+/// Providers' credentials, without the credentials themselves.
+#[utoipa::path(get, path = "/api/v1/secrets", params(ForTenant), responses((status = 200, body = Secrets)))]
+async fn secrets(caller: Caller) -> Answer<Json<Secrets>> {
+    Ok(Json(Secrets { secrets: caller.tenancy(Scope::Read).await?.secrets().await? }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewSecret {
+    /// The provider's scheme and host, as `https://api.openai.com`; it is sent nowhere else.
+    origin: String,
+    value: String,
+}
+
+#[utoipa::path(put, path = "/api/v1/secrets/{name}", params(("name" = String, Path), ForTenant), request_body = NewSecret, responses((status = 200, body = SecretRecord)))]
+async fn put_secret(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSecret>) -> Answer<Json<SecretRecord>> {
+    Ok(Json(caller.tenancy(Scope::Secrets).await?.put_secret(&name, &new.origin, &new.value).await?))
+}
+
+#[utoipa::path(delete, path = "/api/v1/secrets/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
+async fn remove_secret(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
+    caller.tenancy(Scope::Secrets).await?.delete_secret(&name).await?;
     Ok(done())
 }
 

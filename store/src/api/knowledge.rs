@@ -17,7 +17,7 @@ pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(collections))
         .routes(routes!(upsert))
-        .routes(routes!(remove_many))
+        .routes(routes!(remove_many, remove_delete))
         .routes(routes!(remove_one))
 }
 
@@ -91,6 +91,12 @@ async fn remove_one(caller: Caller, At((collection, document)): At<(String, Stri
         0 => Err(Fault::not_found("document", format!("`{collection}` has no document `{document}`"))),
         removed => Ok(Json(Removed { removed })),
     }
+}
+
+/// The document whose id is `delete`.
+#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/delete", params(("collection" = String, Path), ForTenant), responses((status = 200, body = Removed)))]
+async fn remove_delete(caller: Caller, At(collection): At<String>) -> Answer<Json<Removed>> {
+    remove_one(caller, At((collection, "delete".to_owned()))).await
 }
 
 #[derive(Deserialize, ToSchema)]

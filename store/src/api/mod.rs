@@ -7,7 +7,7 @@ mod artifacts;
 mod control;
 mod knowledge;
 
-use crate::operators::{Operator, Scope};
+use crate::operators::{KeptAnswer, Operator, Scope};
 use crate::{Store, StoreError, Tenancy};
 use axum::body::{Body as AxumBody, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -22,9 +22,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use utoipa::openapi::header::Header;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    Components, Content as MediaContent, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder,
+    Components, Content as MediaContent, InfoBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, ResponseBuilder,
 };
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -39,11 +41,18 @@ struct Api {
     store: Store,
     tenant: Arc<str>,
     location: Arc<dyn ObjectStore>,
+    asserts: &'static [&'static str],
 }
 
-/// The API over `store`; `tenant` is who is meant where a call names none, `location` where snapshots are published.
-pub fn router(store: Store, tenant: String, location: Arc<dyn ObjectStore>) -> Router {
-    let api = Api { store, tenant: tenant.into(), location };
+/// The API over `store`; `tenant` is who is meant where a call names none, `location` where snapshots are published,
+/// `asserts` what keys may be allowed to steer.
+pub fn router(
+    store: Store,
+    tenant: String,
+    location: Arc<dyn ObjectStore>,
+    asserts: &'static [&'static str],
+) -> Router {
+    let api = Api { store, tenant: tenant.into(), location, asserts };
     let (router, mut document) = OpenApiRouter::<Api>::new()
         .merge(artifacts::routes())
         .merge(control::routes())
@@ -56,6 +65,11 @@ pub fn router(store: Store, tenant: String, location: Arc<dyn ObjectStore>) -> R
         .route_layer(middleware::from_fn_with_state(api.clone(), once))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize))
         .route("/api/v1/openapi.json", get(|| async move { as_json() }))
+        .fallback(|| async { Fault::not_found("path", "There is no such path; `/api/v1/openapi.json` lists them.") })
+        .method_not_allowed_fallback(|| async {
+            let message = "The path has no such method; `/api/v1/openapi.json` lists them.";
+            Fault::of(StatusCode::METHOD_NOT_ALLOWED, "method", "not_allowed", message)
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
@@ -87,7 +101,30 @@ fn describe(document: &mut OpenApi) {
         ("422", "A limit is reached"),
         ("500", "The store failed"),
     ];
-    for item in document.paths.paths.values_mut() {
+    let header = |name: &str, text: &str| {
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header).description(Some(text));
+        parameter.schema(Some(String::schema())).build()
+    };
+    let revision = header("if-match", "The `etag` that was seen; the call is refused if somebody made another change.");
+    let key = header("idempotency-key", "The same call with the same key is made once; answers are kept for a day.");
+    for (path, item) in &mut document.paths.paths {
+        // What has a revision says it: artifacts, experiments, settings.
+        if REVISED.contains(&path.as_str()) {
+            let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch];
+            for operation in operations.into_iter().flatten() {
+                for status in ["200", "201"] {
+                    if let Some(RefOr::T(response)) = operation.responses.responses.get_mut(status) {
+                        response.headers.insert("etag".to_owned(), Header::new(String::schema()).into());
+                    }
+                }
+            }
+        }
+        for operation in [&mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten() {
+            operation.parameters.get_or_insert_default().push(revision.clone().into());
+        }
+        if let Some(operation) = &mut item.post {
+            operation.parameters.get_or_insert_default().push(key.clone().into());
+        }
         let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch];
         for operation in operations.into_iter().flatten() {
             for (status, text) in ERRORS {
@@ -97,6 +134,15 @@ fn describe(document: &mut OpenApi) {
         }
     }
 }
+
+/// Paths whose answers have an `etag`.
+const REVISED: [&str; 5] = [
+    "/api/v1/artifacts/{kind}/{alias}",
+    "/api/v1/artifacts/{kind}/{alias}/draft",
+    "/api/v1/experiments",
+    "/api/v1/experiments/{name}",
+    "/api/v1/settings/{name}",
+];
 
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
@@ -174,7 +220,8 @@ impl From<crate::PublishError> for Fault {
 /// Knows the operator by the token.
 async fn authorize(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let given = given.and_then(|value| value.split_once(' '));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token.trim());
     match api.store.operator(given).await {
         Ok(Some(operator)) => {
             request.extensions_mut().insert(Arc::new(operator));
@@ -206,23 +253,34 @@ async fn once(
     hash.update(parts.uri.to_string().as_bytes()).update(&[0]).update(&bytes);
     match api.store.begin_call(&operator.name, &key, hash.finalize().as_bytes()).await {
         Ok(None) => {}
-        Ok(Some((status, body))) => {
-            let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-            let headers = [(header::CONTENT_TYPE, "application/json")];
-            return (status.unwrap_or(StatusCode::OK), headers, body).into_response();
+        Ok(Some(KeptAnswer { status, etag, body })) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+            let mut answer = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+            if let Some(etag) = HeaderValue::from_str(&etag).ok().filter(|etag| !etag.is_empty()) {
+                answer.headers_mut().insert(header::ETAG, etag);
+            }
+            return answer;
         }
         Err(error) => return Fault::from(error).into_response(),
     }
-    let answer = next.run(Request::from_parts(parts, AxumBody::from(bytes))).await;
-    let (parts, body) = answer.into_parts();
-    let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap_or_default();
-    // Secrets are not kept, and what failed may be tried again.
-    let kept = parts.status.is_success() && !parts.headers.contains_key(header::CACHE_CONTROL);
-    let text = std::str::from_utf8(&body).ok().filter(|_| kept);
-    if let Err(error) = api.store.end_call(&operator.name, &key, text.map(|text| (parts.status.as_u16(), text))).await {
-        tracing::warn!(%error, "the answer of a call with an idempotency key is not kept");
-    }
-    Response::from_parts(parts, AxumBody::from(body))
+    // Apart from the connection: a caller that hangs up has made its call, and may ask again how it ended.
+    let call = tokio::spawn(async move {
+        let answer = next.run(Request::from_parts(parts, AxumBody::from(bytes))).await;
+        let (parts, body) = answer.into_parts();
+        let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap_or_default();
+        // Secrets are not kept, and what failed may be tried again.
+        let kept = parts.status.is_success() && !parts.headers.contains_key(header::CACHE_CONTROL);
+        let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
+        let text = std::str::from_utf8(&body).ok().filter(|_| kept);
+        let answer = text.map(|text| KeptAnswer { status: parts.status.as_u16(), etag, body: text.to_owned() });
+        if let Err(error) = api.store.end_call(&operator.name, &key, answer).await {
+            tracing::warn!(%error, "the answer of a call with an idempotency key is not kept");
+        }
+        Response::from_parts(parts, AxumBody::from(body))
+    });
+    call.await.unwrap_or_else(|_| {
+        Fault::of(StatusCode::INTERNAL_SERVER_ERROR, "store", "failed", "The call ended early.").into_response()
+    })
 }
 
 fn too_large() -> Fault {
@@ -253,13 +311,14 @@ impl Caller {
             (None, asked) => asked.unwrap_or(&self.api.tenant),
         };
         let actor = &self.operator.name;
-        match self.api.store.tenancy(name, actor).await {
+        let found = match self.api.store.tenancy(name, actor).await {
             // The tenant that the process was started for exists, be it empty.
             Err(StoreError::NotFound { .. }) if name == &*self.api.tenant => {
-                Ok(self.api.store.make_tenancy(name, actor).await?)
+                self.api.store.make_tenancy(name, actor).await?
             }
-            found => Ok(found?),
-        }
+            found => found?,
+        };
+        Ok(found.with_protected(self.has(Scope::Protected)))
     }
 
     fn has(&self, scope: Scope) -> bool {

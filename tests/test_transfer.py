@@ -1,0 +1,144 @@
+"""Export, import and migration, on both databases: byte for byte, as often as one likes, all or nothing."""
+
+import json
+import random
+import string
+
+import pytest
+
+from test_store import listed, put, refused, store  # noqa: F401 (a fixture)
+from harness import Store
+
+
+def export(store, *more):
+    return json.loads(store.run("export", *more).stdout)
+
+
+def bring(store, *arguments, code=0):
+    return json.loads(store.run("import", *arguments, "--json", code=code).stdout or "{}")
+
+
+@pytest.fixture
+def other(store, tmp_path, request):
+    """A second store, on the same kind of database."""
+    url = request.getfixturevalue("postgres").database() if store.environment else None
+    return Store(tmp_path / "other", url)
+
+
+def filled(store):
+    put(store, "partial", "tone", "Be {{ manner }}.")
+    put(store, "partial", "tone", "Be very {{ manner }}.\n\n\ttabs, \\slashes, 中文 and 🦦")
+    store.run("artifact", "partial", "deploy", "tone")
+    put(store, "prompt", "greet", "{% include 'tone' %} Hello", 0, "a.jinja", "--note", "first")
+    put(store, "prompt", "greet", "+++\n[variables.manner]\ndefault = 'kind'\n[parameters]\ntemperature = 0.1\n+++\n{% include 'tone' %}")
+    store.run("prompt", "deploy", "greet", "--version", 1)
+    store.run("prompt", "deprecate", "greet", 2)
+    put(store, "tool", "search", json.dumps({"description": "Search", "n": 1.50, "deep": {"b": [1, None], "a": True}}))
+    return store
+
+
+def test_a_bundle_holds_everything_and_comes_back_byte_for_byte(store, other):
+    bundle = export(filled(store))
+    assert [(a["kind"], a["alias"], len(a["versions"])) for a in bundle["artifacts"]] == [
+        ("prompt", "greet", 2), ("tool", "search", 1), ("partial", "tone", 2),
+    ]
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    first = bring(other, file)
+    assert sorted(first["created"]) == ["greet", "search", "tone"]
+    again = export(other)
+    bodies = lambda b: {(a["kind"], a["alias"]): [(v["body"], v["hash"], v["note"]) for v in a["versions"]] for a in b["artifacts"]}
+    assert bodies(again) == bodies(bundle)
+    # A second time nothing happens.
+    second = bring(other, file)
+    assert sorted(second["unchanged"]) == ["greet", "search", "tone"] and not second["created"]
+    assert export(other) == again
+    # A damaged body is refused, and nothing of the bundle comes in.
+    damaged = json.loads(file.read_text())
+    damaged["artifacts"][0]["versions"][0]["body"] += " "
+    file.write_text(json.dumps(damaged))
+    refused(store.run("import", file, code=2), "damaged", "greet")
+
+
+@pytest.mark.parametrize("policy,wanted", [("fail", None), ("skip", 1), ("new-version", 2), ("rename", 1)])
+def test_conflicts_are_handled_as_asked(store, other, policy, wanted):
+    put(store, "prompt", "a", "theirs")
+    put(store, "prompt", "b", "only there")
+    put(other, "prompt", "a", "ours")
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    if policy == "fail":
+        refused(other.run("import", file, "--on-conflict", "fail", code=2), "`a` exists already")
+        assert set(listed(other)) == {"a"}, "half a bundle came in"
+        return
+    report = bring(other, file, "--on-conflict", policy)
+    now = listed(other)
+    assert now["a"]["versions"] == wanted and "b" in now
+    if policy == "rename":
+        assert report["renamed"] == [{"from": "a", "to": "a-2"}] and "a-2" in now
+    before = export(other)
+    bring(other, file, "--on-conflict", policy)
+    assert export(other) == before, "the second import changed something"
+
+
+def test_any_text_survives_the_round_trip(store, other):
+    choose = random.Random(7)
+    alphabet = string.printable.replace("{", "").replace("}", "") + "äß中文🦦\u200b\u2028\"\\\r\n\t"
+    for n in range(15):
+        text = "".join(choose.choice(alphabet) for _ in range(choose.randint(1, 300))).strip() or "x"
+        put(store, "prompt", f"p{n}", text.lstrip("+"))
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    bring(other, file)
+    bodies = lambda s: {a["alias"]: a["versions"][0]["body"] for a in export(s)["artifacts"]}
+    assert bodies(store) == bodies(other)
+
+
+FILES = {
+    "greet.jinja": "Hello {{ name }}",
+    "deep/judge.prompty": "---\nname: judge\ninputs:\n  question:\n    type: string\n---\nsystem:\nJudge.\nuser:\n{{question}}\n",
+    "menu.prompt": "---\nmodel: googleai/gemini-2.5-flash\ninput:\n  schema:\n    dish: string\n---\n{{role \"system\"}}Cook {{dish}}.",
+    "plain.mustache": "Dear {{who}}{{^quiet}}!{{/quiet}}",
+    "langfuse.json": json.dumps({"data": [{"name": "critic", "prompt": "Rate {{film}}. @@@langfusePrompt:name=style|label=production@@@", "config": {"temperature": 0.5}}, {"name": "style", "prompt": "Short."}]}),
+    "rows.json": json.dumps([{"name": "old", "content": {"type": "context_engineering", "static_content": "Static", "dynamic_context": {"tools": {}}}}]),
+}
+
+
+def write_files(store, files):
+    folder = store.scratch / "prompts"
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_files_of_other_systems_are_migrated_once(store):
+    folder = write_files(store, FILES)
+    report = bring(store, folder, "--deploy", "production")
+    assert sorted(report["created"]) == ["critic", "greet", "judge", "menu", "old", "plain", "style"]
+    prompts = listed(store)
+    assert set(prompts) == {"critic", "greet", "judge", "menu", "old", "plain"}
+    assert set(listed(store, "partial")) == {"style"}
+    assert all(p["deployments"] for p in prompts.values())
+    critic = json.loads(store.run("prompt", "show", "critic", "--json").stdout)["content"]
+    assert critic["messages"][0]["content"] == "Rate {{ film }}. {% include 'style' %}"
+    assert critic["parameters"] == {"temperature": 0.5}
+    assert "langfusePrompt" in critic["metadata"]["original"]["text"]
+    before = export(store)
+    again = bring(store, folder, "--deploy", "production")
+    assert len(again["unchanged"]) == 7 and not again["created"] and not again["updated"]
+    assert export(store) == before
+    # The files are not read again: gone, the prompts are what they were.
+    for path in folder.rglob("*"):
+        path.is_file() and path.unlink()
+    assert export(store) == before
+
+
+def test_a_migration_that_fails_leaves_nothing_and_says_so(store):
+    folder = write_files(store, {**FILES, "broken.mustache": "{{#open}} never closed", "wrong.bin": "?"})
+    refused(store.run("import", folder, code=2), "broken.mustache", "not closed")
+    assert listed(store) == {} and listed(store, "partial") == {}
+    report = bring(store, folder, "--keep-going", code=1)
+    assert {f["name"] for f in report["failed"]} == {"broken.mustache", "wrong.bin"}
+    assert len(report["created"]) == 7
