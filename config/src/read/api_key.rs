@@ -30,7 +30,8 @@ pub(super) fn name(table: &mut Table<'_, '_, '_>) -> Option<String> {
         return None;
     }
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if name.value.is_empty() || !name.value.bytes().all(fits) || mask::looks_secret(name.value) {
+    if name.value.is_empty() || !name.value.bytes().all(fits) || name.value.len() > 64 || name.value.starts_with("sk-")
+    {
         let message = format!("{} is not the name of a secret", table.label("api_key_secret"));
         table.fault(name.span, message, "write the name that `sluice secret put NAME` was given, not the key itself");
         return None;

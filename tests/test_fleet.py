@@ -1,0 +1,204 @@
+"""Many edges behind one store: how fast a change is in force, and what is served when something is gone."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import time
+import uuid
+
+import httpx
+import pytest
+
+from conftest import CONFIG, config_for
+from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, mark, user
+from servers import S3
+
+ROUTES = CONFIG + """
+[routes.asked]
+provider = "mock"
+retries = 0
+model = "m"
+prompt = "asked"
+scrub = []
+
+[providers.sealed]
+kind = "openai"
+base_url = "http://MOCK/v1"
+api_key_secret = "upstream"
+breaker_failures = 0
+
+[routes.sealed]
+provider = "sealed"
+retries = 0
+model = "m"
+scrub = []
+"""
+EDGES = 4
+
+
+@pytest.fixture(scope="module")
+def s3():
+    server = S3()
+    yield server
+    server.remove()
+
+
+def put(store, text):
+    file = store.scratch / f"{uuid.uuid4().hex[:6]}.jinja"
+    file.write_text(text)
+    store.run("prompt", "put", "asked", file)
+    store.run("prompt", "deploy", "asked")
+
+
+def follower(store, number, config, location, environment=None):
+    """An edge with a data folder of its own, which holds what an edge needs to know and nothing else."""
+    own = Store(store.folder.parent / f"{store.folder.name}-edge{number}-{uuid.uuid4().hex[:4]}")
+    for name in ["pepper", "publisher.pub", "fleet.key"]:
+        shutil.copy2(store.folder / name, own.folder / name)
+    config = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
+    return Edge(own, config, "serve", environment)
+
+
+def served(edge, key):
+    answer = edge.send("POST", "/v1/explain", user("x", model="asked"), key)
+    return answer.json()["body"]["messages"][0]["content"] if answer.status == 200 else None
+
+
+@pytest.fixture(params=["folder", "s3"])
+def fleet(request, tmp_path, mock):
+    """A store that publishes, and edges that follow."""
+    environment = {}
+    location = f"file://{tmp_path}/objects"
+    if request.param == "s3":
+        server = request.getfixturevalue("s3")
+        location, environment = server.location(), server.environment
+    store = Store(tmp_path / "store", request.getfixturevalue("postgres").database() if request.param == "s3" else None)
+    store.environment.update(environment)
+    put(store, "first")
+    config = config_for(mock, ROUTES)
+    located = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
+    writer = Edge(store, located)
+    key = writer.new_key(asserts=ALL_ASSERTS)
+    edges = [follower(store, n, config, location, environment) for n in range(EDGES)]
+    for edge in edges:
+        edge.wait_key(key)
+    yield store, writer, edges, key
+    for edge in [writer, *edges]:
+        edge.stop()
+
+
+def test_a_change_is_in_force_at_every_edge_within_two_seconds(fleet):
+    store, writer, edges, key = fleet
+    token = (store.folder / "operator.token").read_text().strip()
+    waits = []
+    with httpx.Client(base_url=f"http://{writer.admin}/api/v1", headers={"authorization": f"Bearer {token}"}) as api:
+        for n in range(12):
+            text = f"text {n}"
+            content = {"messages": [{"role": "system", "content": text}]}
+            assert api.post("/artifacts/prompt/asked/versions", json={"content": content}).status_code == 201
+            assert api.post("/artifacts/prompt/asked/deployments", json={"environment": "production"}).status_code == 201
+            acknowledged = time.monotonic()
+            waiting = list(edges)
+            while waiting:
+                assert time.monotonic() - acknowledged < 10, f"{len(waiting)} edges never served {text}"
+                for edge in list(waiting):
+                    if served(edge, key) == text:
+                        waits.append(time.monotonic() - acknowledged)
+                        waiting.remove(edge)
+                time.sleep(0.01)
+        reported = lambda: {e["epoch"] for e in api.get("/edges").json()["edges"]}
+        eventually("every edge reports the epoch that it serves", lambda: reported() == {writer.epoch()}, 5)
+        assert len(api.get("/edges").json()["edges"]) == EDGES + 1
+    waits.sort()
+    print(f"\nin force after: median {statistics.median(waits):.3f} s, longest {waits[-1]:.3f} s, {len(waits)} waits")
+    assert waits[int(len(waits) * 0.99) - 1] < 2
+
+
+def test_edges_serve_on_without_store_and_location(fleet, mock):
+    store, writer, edges, key = fleet
+    writer.stop(kill=True)
+    epoch = edges[0].epoch()
+    assert [served(e, key) for e in edges] == ["first"] * EDGES
+    # A restarted edge has its last snapshot, also when the location is gone.
+    objects = store.folder.parent / "objects"
+    if objects.exists():
+        objects.rename(objects.with_name("gone"))
+    else:
+        edges[0].environment["AWS_ENDPOINT"] = "http://127.0.0.1:9"
+    edges[0].restart(kill=True)
+    edges[0].wait_ready()
+    assert (edges[0].epoch(), served(edges[0], key)) == (epoch, "first")
+    # A damaged manifest changes nothing either, and is counted.
+    edges[0].environment.update(edges[1].environment)
+    if objects.with_name("gone").exists():
+        # Edges that report have made the folder again.
+        shutil.rmtree(objects, ignore_errors=True)
+        objects.with_name("gone").rename(objects)
+        manifest = objects / "manifest"
+        whole = manifest.read_bytes()
+        manifest.write_bytes(whole[:-3] + b"xyz")
+        eventually("a failure is counted", lambda: edges[1].metric("sluice_snapshot_failures_total") > 0)
+        assert served(edges[1], key) == "first"
+        manifest.write_bytes(whole)
+    # The store comes back with a change, and everybody follows.
+    writer.start()
+    writer.wait_ready()
+    put(store, "second")
+    eventually("all edges follow", lambda: {served(e, key) for e in edges[1:]} == {"second"}, 10)
+
+
+def test_a_tenants_secret_reaches_the_provider_and_nothing_else(fleet, mock):
+    store, writer, edges, key = fleet
+    ask = lambda edge, tag=None: edge.chat(key, user("x", model="sealed"), mark=tag)
+    missing = ask(edges[0])
+    assert (missing.status, missing.error["code"]) == (503, "credential_missing")
+    assert "sluice secret put upstream" in missing.error["message"]
+
+    def put_secret(origin, value):
+        done = subprocess.run(
+            [BINARY, "--data", store.folder, "secret", "put", "upstream", "--origin", origin], input=value, text=True,
+            capture_output=True, env={**os.environ, **store.environment}, timeout=30,
+        )
+        assert done.returncode == 0 and value not in done.stdout + done.stderr, done
+
+    put_secret(f"http://{mock.base}/v1", "sk-canary-of-the-tenant-0123")
+
+    def arrives(value):
+        tag = mark()
+        answer = ask(edges[0], tag)
+        return answer.status == 200 and mock.received(tag)["headers"]["authorization"] == f"Bearer {value}"
+
+    eventually("the secret is used", lambda: arrives("sk-canary-of-the-tenant-0123"))
+    # It stands nowhere in clear: not in the store, the objects, the edges' folders or the logs.
+    for folder in [store.folder.parent]:
+        for path in folder.rglob("*"):
+            assert not path.is_file() or b"sk-canary-of-the-tenant" not in path.read_bytes(), path
+    listed = json.loads(store.run("secret", "list", "--json").stdout)
+    assert listed[0]["last_four"] == "0123" and "value" not in listed[0]
+    # Sealed with a new key it opens as before.
+    before = listed[0]["key_id"]
+    store.run("secret", "rotate")
+    assert json.loads(store.run("secret", "list", "--json").stdout)[0]["key_id"] != before
+    put(store, "published again")
+    eventually("the edges follow", lambda: served(edges[0], key) == "published again")
+    assert arrives("sk-canary-of-the-tenant-0123")
+    # Bound to another origin it does not leave.
+    put_secret("https://elsewhere.example", "sk-canary-of-the-tenant-4567")
+    eventually("it is for another place", lambda: ask(edges[0]).status == 503)
+
+
+def test_a_backup_is_whole_and_comes_back(tmp_path):
+    store = Store(tmp_path / "data")
+    put(store, "kept")
+    backup = store.scratch / "backup.db"
+    store.run("store", "backup", backup)
+    put(store, "lost")
+    other = Store(tmp_path / "other")
+    other.run("store", "restore", backup)
+    shown = json.loads(other.run("prompt", "show", "asked", "--json").stdout)
+    assert shown["content"]["messages"][0]["content"] == "kept"
+    assert "exists already" in other.run("store", "restore", backup, code=2).stderr
+    store.run("store", "restore", backup, "--replace")
+    assert json.loads(store.run("prompt", "show", "asked", "--json").stdout)["number"] == 1
