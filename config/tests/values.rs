@@ -64,6 +64,7 @@ fn mock() -> Provider {
         kind: ProviderKind::Mock,
         base_url: None,
         api_key: None,
+        api_key_secret: None,
         api_version: None,
         connect_timeout: Duration::from_secs(3),
         header_timeout: Duration::from_secs(120),

@@ -108,7 +108,7 @@ fn read(row: Row) -> Result<Experiment, StoreError> {
 }
 
 /// Where each arm's range begins, and whether all have room.
-fn place(arms: &mut Vec<Arm>) -> Result<(), StoreError> {
+fn place(arms: &mut [Arm]) -> Result<(), StoreError> {
     let invalid = |reason: String| Err(StoreError::Invalid(reason));
     if arms.is_empty() || arms.len() > MAX_ARMS {
         return invalid(format!("an experiment has 1 to {MAX_ARMS} arms"));
@@ -406,7 +406,7 @@ mod tests {
         arms[0].weight = 0.1;
         place(&mut arms).unwrap();
         assert_eq!(arms[1].start, Some(0.3));
-        assert!(place(&mut vec![arm("a", 0.7), arm("b", 0.4)]).is_err());
-        assert!(place(&mut vec![arm("a", 0.1), arm("a", 0.1)]).is_err());
+        assert!(place(&mut [arm("a", 0.7), arm("b", 0.4)]).is_err());
+        assert!(place(&mut [arm("a", 0.1), arm("a", 0.1)]).is_err());
     }
 }

@@ -129,7 +129,8 @@ impl Store {
 
     pub async fn operators(&self) -> Result<Vec<OperatorRecord>, StoreError> {
         let mut read = self.database.read(Whose::All).await?;
-        let rows: Vec<(String, String, Option<String>, i64, i64, Option<i64>)> = sqlx::query_as("SELECT o.name, o.scopes, t.slug, o.expires_at, o.created_at, o.revoked_at FROM operator o LEFT JOIN tenant t ON t.id = o.tenant_id ORDER BY o.name").fetch_all(&mut *read).await?;
+        type Row = (String, String, Option<String>, i64, i64, Option<i64>);
+        let rows: Vec<Row> = sqlx::query_as("SELECT o.name, o.scopes, t.slug, o.expires_at, o.created_at, o.revoked_at FROM operator o LEFT JOIN tenant t ON t.id = o.tenant_id ORDER BY o.name").fetch_all(&mut *read).await?;
         let record = |(name, scopes, tenant, expires_at, created_at, revoked_at)| OperatorRecord {
             name,
             tenant,

@@ -280,7 +280,8 @@ impl Tenancy {
         };
         let values: Vec<(String, Vec<u8>, String, f64)> =
             sqlx::query_as(joined).bind(&self.id).bind(name).bind(&experiment.metric).fetch_all(&mut *read).await?;
-        let rows: Vec<(String, i64, i64, i64, i64, i64, i64, i64)> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 GROUP BY arm ORDER BY arm")
+        type Row = (String, i64, i64, i64, i64, i64, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 GROUP BY arm ORDER BY arm")
             .bind(&self.id)
             .bind(name)
             .fetch_all(&mut *read)
