@@ -27,7 +27,7 @@ scrub = []
 """
 # `SLUICE_SEED` repeats what failed once.
 FRESH = int(os.environ.get("SLUICE_SEED") or random.SystemRandom().randrange(1_000, 1_000_000))
-SEEDS = [1, "fresh"]
+SEEDS = [3, "fresh"]
 
 PROMPTS, PARTIALS, FLOWS, EXPERIMENTS = ["p0", "p1", "p2", "p3"], ["t0", "t1", "t2"], ["f0", "f1"], ["x0", "x1"]
 NAMES = {"prompt": PROMPTS, "partial": PARTIALS, "flow": FLOWS}
@@ -702,7 +702,7 @@ def test_nothing_older_is_served_after_something_newer(edge, seed):
     newest, seen, faults, stop = [0, 0], [(0, 0, 0)], [], threading.Event()
 
     def ask():
-        while not stop.is_set():
+        while not stop.wait(0.005):
             floor = seen[-1]
             text, epoch = explain(edge, "plain", prompt="p0")
             found = (epoch, *map(int, text.split("."))) if text else (epoch, 0, 0)
@@ -714,7 +714,7 @@ def test_nothing_older_is_served_after_something_newer(edge, seed):
     askers = [threading.Thread(target=ask) for _ in range(3)]
     [a.start() for a in askers]
     try:
-        for step in range(25):
+        for step in range(16):
             part = 1 if step == 0 else choose.randrange(2)
             newest[part] += 1
             text = [f"{newest[0]}.{{% include 't0' %}}", f"{newest[1]}"][part]
@@ -734,7 +734,7 @@ def some_files(choose):
     text = lambda: choose.choice(["Hello", "Dear {{ who }}", "Rate"]) + f" {choose.randrange(3)}."
     files = {}
     for _ in range(choose.randint(1, 5)):
-        alias = choose.choice([*PROMPTS, *PARTIALS])
+        alias = choose.choice([*PROMPTS[:3], *PARTIALS[:2]])
         ending = choose.choice(["jinja", "jinja", "mustache", "prompty", "prompt", "json"])
         files[f"{alias}.{ending}"] = {
             "jinja": text() + choose.choice(["", "", " {% include 't0' %}", " {% include 't1@1' %}"]),
@@ -748,9 +748,9 @@ def some_files(choose):
 
 def test_a_migration_is_done_once(edge, seed):
     """Q7, on top of whatever is there."""
-    done = History(edge, seed).run(60)
+    done = History(edge, seed).run(40)
     faults = {}
-    for _ in range(8):
+    for _ in range(15):
         body = {
             "files": some_files(done.choose),
             "on_conflict": done.choose.choice(["fail", "skip", "rename", "new-version"]),
@@ -788,7 +788,7 @@ def test_an_export_comes_back_byte_for_byte(edge, seed):
         names = sorted(artifact["alias"] for artifact in source["artifacts"])
         assert sorted(report["created"]) == names, (seed, report)
         target = get(other, "/export")
-        
+
         def plain(bundle):
             artifacts = [{k: v for k, v in a.items() if k != "deployments"} for a in bundle["artifacts"]]
             version = lambda v: {k: v for k, v in v.items() if k not in ("author", "created_at")}
