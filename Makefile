@@ -43,8 +43,11 @@ bench-scrub: tools
 	python3 -m venv target/bench/venv && target/bench/venv/bin/pip install --quiet --disable-pip-version-check datafog-core==0.4.4
 	taskset -c 0 ./target/dist/scrub --corpus policies/scrub/tests/corpus/dev.jsonl --prose samples/knowledge/scifact/corpus.jsonl --code proxy policies config store --python target/bench/venv/bin/python
 
-# Long runs: the fuzz targets, ten minutes each.
-soak: fuzz
+# Long runs: twenty edges, a million run records with edges killed meanwhile; then the fuzz targets, ten minutes each.
+soak: tools
+	$(CARGO) build --release --workspace
+	SLUICE_EDGES=20 SLUICE_RUNS=1000000 tests/run -n 0 -s test_fleet.py -k "two_seconds or killed_edges" --timeout 3600
+	$(MAKE) fuzz
 
 FUZZ_SECONDS ?= 600
 fuzz:

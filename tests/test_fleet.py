@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -35,7 +36,7 @@ retries = 0
 model = "m"
 scrub = []
 """
-EDGES = 4
+EDGES = int(os.environ.get("SLUICE_EDGES", 4))
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +203,52 @@ def test_a_backup_is_whole_and_comes_back(tmp_path):
     assert "exists already" in other.run("store", "restore", backup, code=2).stderr
     store.run("store", "restore", backup, "--replace")
     assert json.loads(store.run("prompt", "show", "asked", "--json").stdout)["number"] == 1
+
+
+def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):
+    """Edges that are killed while they serve; `make soak` asks for a million records of twenty edges."""
+    asked = int(os.environ.get("SLUICE_RUNS", 100_000))
+    store = Store(tmp_path / "store", postgres.database())
+    location = f"file://{tmp_path}/objects"
+    located = config_for(mock, ROUTES).replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
+    writer = Edge(store, located)
+    key = writer.new_key(rpm=1_000_000_000)
+    edges = [follower(store, n, config_for(mock, ROUTES), location) for n in range(EDGES)]
+    for edge in edges:
+        edge.wait_key(key)
+    before = stored(writer)
+    loads = []
+    for number, edge in enumerate(edges):
+        report = tmp_path / f"load{number}.json"
+        command = [
+            BINARY, "bench", "--target", f"edge=http://{edge.base}/v1,key-env=KEY,model=plain", "--closed", "--repeat",
+            "--connections", "4", "--requests", str(asked // EDGES), "--rounds", "1", "--warm-up", "0", "--json", report,
+        ]
+        loads.append((subprocess.Popen(command, env={**os.environ, "KEY": key}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), report))
+    kills = 0
+    choose = random.Random(3)
+    while any(load.poll() is None for load, _ in loads):
+        time.sleep(1.5)
+        if kills < 2 * EDGES and any(load.poll() is None for load, _ in loads):
+            edge = choose.choice(edges)
+            edge.restart(kill=True)
+            edge.wait_ready()
+            kills += 1
+    good = sum(json.loads(report.read_text())["targets"][0]["good"] for _, report in loads)
+    # A request whose answer was cut by the kill has a record or none; four of them run at each edge.
+    least, most = good - 4 * kills, good + 4 * kills
+    eventually("all records are stored", lambda: stored(writer) - before >= least, 120, 0.5)
+    time.sleep(3)
+    found = stored(writer) - before
+    print(f"\n{found} records of {good} answers, {kills} kills of {EDGES} edges")
+    assert least <= found <= most
+    assert good > asked / 2
+    for edge in [writer, *edges]:
+        edge.stop()
+
+
+def stored(writer):
+    """How many runs the store has."""
+    token = (writer.store.folder / "operator.token").read_text().strip()
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.get(f"http://{writer.admin}/api/v1/runs?limit=1", headers=headers, timeout=30).json()["total"]

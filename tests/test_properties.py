@@ -181,7 +181,8 @@ class Model:
         if kind != "prompt":
             return False
         flows = [f.versions[-1] for f in self.of("flow").values() if f.versions and not f.archived]
-        others = [a for name, a in self.of("prompt").items() if name != alias and not a.archived]
+        # Archived ones too: one that comes back must find a default.
+        others = [a for name, a in self.of("prompt").items() if name != alias]
         return bool(
             self.running(prompt=alias) or self.default == alias and others
             or any(step["prompt"] == alias for flow in flows for step in flow["steps"])

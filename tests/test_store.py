@@ -41,6 +41,7 @@ def refused(done, *words):
 
 
 def test_a_prompts_whole_life(store):
+    put(store, "prompt", "standard", "The default, which stays enabled.")
     put(store, "prompt", "greet", "Hello {{ name }}.\n")
     put(store, "prompt", "greet", "Hello {{ name }}.\n")
     put(store, "prompt", "greet", "Good day, {{ name }}.\n", 0, "y.jinja", "--note", "politer")
@@ -65,6 +66,8 @@ def test_a_prompts_whole_life(store):
     refused(store.run("prompt", "deploy", "greet", code=2), "disabled")
     store.run("prompt", "delete", "greet")
     refused(store.run("prompt", "show", "greet", code=2), "no version")
+    refused(store.run("prompt", "disable", "standard", code=2), "default")
+    store.run("prompt", "delete", "standard")
     assert listed(store) == {}
 
 

@@ -308,11 +308,31 @@ impl Tenancy {
             .await?;
         }
         self.record(write, &format!("{kind}.version"), alias, json!({ "version": number })).await?;
+        self.check_links(write, &content).await?;
+        // What follows the newest version follows this one.
+        self.check_environments(write, kind).await?;
         Ok(number)
+    }
+
+    /// What data names has to be there and usable. (What templates include is checked where it is resolved.)
+    async fn check_links(&self, work: &mut Work, content: &Content) -> Result<(), StoreError> {
+        if content.template().is_some() {
+            return Ok(());
+        }
+        for link in content.links()? {
+            if !self.find(work, link.kind, &link.alias).await?.is_some_and(|found| found.usable) {
+                return Err(StoreError::Invalid(format!(
+                    "it names the {} `{}`, which does not exist, is disabled or archived",
+                    link.kind, link.alias
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// A version; `None`: the newest.
     pub async fn version(&self, kind: Kind, alias: &str, number: Option<i64>) -> Result<Version, StoreError> {
+        check_number(alias, number)?;
         let found = self.select_versions(kind, alias, number.unwrap_or(0), 1).await?;
         found.into_iter().next().ok_or_else(|| StoreError::NotFound {
             kind: "version",
@@ -480,6 +500,21 @@ impl Tenancy {
         }
         if change.enabled == Some(false) || change.archived == Some(true) {
             self.refuse_if_used(write, kind, alias, &artifact.id).await?;
+            if self.is_default(write, &artifact.id).await? {
+                let by = "it is the tenant's default prompt; make another the default first".to_owned();
+                return Err(StoreError::InUse { kind: kind.name(), name: alias.to_owned(), by });
+            }
+        }
+        if change.enabled == Some(true) || change.archived == Some(false) {
+            let body: Option<String> = sqlx::query_scalar(
+                "SELECT body FROM artifact_version WHERE artifact_id = $1 ORDER BY number DESC LIMIT 1",
+            )
+            .bind(&artifact.id)
+            .fetch_optional(&mut **write)
+            .await?;
+            if let Some(body) = body {
+                self.check_links(write, &Content::read(kind, &body)?).await?;
+            }
         }
         let tags = match &change.tags {
             Some(tags) => {
@@ -512,9 +547,10 @@ impl Tenancy {
                 .execute(&mut **write)
                 .await?;
         }
+        let usable = self.existing(write, kind, alias).await?.usable;
         match change.is_default {
             None => {}
-            Some(true) if kind == Kind::Prompt && artifact.usable => {
+            Some(true) if kind == Kind::Prompt && usable => {
                 sqlx::query("UPDATE tenant SET default_artifact_id = $2 WHERE id = $1")
                     .bind(&self.id)
                     .bind(&artifact.id)
@@ -582,11 +618,17 @@ impl Tenancy {
             .await?;
         uses.extend(naming.into_iter().map(|(kind, alias, number)| format!("{kind} `{alias}@{number}` names it")));
         // While there are other prompts, one of them has to become the default first.
-        let others: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tenant t WHERE t.default_artifact_id = $1 AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant_id = t.id AND a.kind = 'prompt' AND a.id <> $1 AND a.archived_at IS NULL)").bind(id).fetch_one(&mut **work).await?;
+        let others: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM tenant t WHERE t.default_artifact_id = $1 AND EXISTS (SELECT 1 FROM artifact a WHERE a.tenant_id = t.id AND a.kind = 'prompt' AND a.id <> $1)").bind(id).fetch_one(&mut **work).await?;
         if others > 0 {
             uses.push("it is the tenant's default prompt".to_owned());
         }
         Ok(uses)
+    }
+
+    async fn is_default(&self, work: &mut Work, id: &[u8]) -> Result<bool, StoreError> {
+        let count = "SELECT COUNT(*) FROM tenant WHERE default_artifact_id = $1";
+        let found: i64 = sqlx::query_scalar(count).bind(id).fetch_one(&mut **work).await?;
+        Ok(found > 0)
     }
 
     async fn refuse_if_used(&self, work: &mut Work, kind: Kind, alias: &str, id: &[u8]) -> Result<(), StoreError> {
@@ -655,6 +697,14 @@ impl Tenancy {
             .execute(&mut **write)
             .await?;
         Ok(artifact.revision + 1)
+    }
+}
+
+/// Versions begin at 1; 0 would mean the newest in the statements here.
+pub(crate) fn check_number(alias: &str, number: Option<i64>) -> Result<(), StoreError> {
+    match number {
+        Some(number) if number < 1 => Err(StoreError::NotFound { kind: "version", name: format!("{alias}@{number}") }),
+        _ => Ok(()),
     }
 }
 

@@ -239,7 +239,14 @@ impl Tenancy {
             )));
         }
         let mut artifacts = bundle.artifacts;
-        artifacts.sort_by_key(|artifact| artifact.kind != Kind::Partial);
+        // What is named comes before what names it.
+        artifacts.sort_by_key(|artifact| match artifact.kind {
+            Kind::Partial => 0,
+            Kind::Prompt | Kind::Persona => 1,
+            Kind::Tool | Kind::Policy => 2,
+            Kind::Agent => 3,
+            Kind::Flow => 4,
+        });
         self.bring_in("bundle", artifacts, import, ImportReport::default()).await
     }
 
@@ -294,10 +301,12 @@ impl Tenancy {
                 }
             }
         }
-        for (artifact, alias) in deploy {
-            if let Some(environment) = import.deploy_to {
+        for (place, (artifact, alias)) in deploy.iter().enumerate() {
+            // Of several files for one alias the last counts.
+            let again = deploy[place + 1..].iter().any(|(other, name)| other.kind == artifact.kind && name == alias);
+            if let Some(environment) = import.deploy_to.filter(|_| !again) {
                 let newest = artifact.versions.last().map(|version| version.hash.as_str()).unwrap_or_default();
-                self.deploy_hash(&mut write, artifact.kind, &alias, environment, newest).await?;
+                self.deploy_hash(&mut write, artifact.kind, alias, environment, newest).await?;
             }
         }
         Ok(write.commit().await?)
@@ -346,7 +355,16 @@ impl Tenancy {
             if !is_new && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
                 continue;
             }
-            self.add_version(write, kind, &alias, content, &version.note, None).await?;
+            let number = self.add_version(write, kind, &alias, content, &version.note, None).await?;
+            if version.deprecated {
+                let artifact = self.existing(write, kind, &alias).await?;
+                sqlx::query("UPDATE artifact_version SET deprecated_at = $3 WHERE artifact_id = $1 AND number = $2")
+                    .bind(&artifact.id)
+                    .bind(number)
+                    .bind(now())
+                    .execute(&mut **write)
+                    .await?;
+            }
         }
         if is_new {
             let change = Change {

@@ -3,7 +3,7 @@
 //! The newest revision counts, and inserting the next one is the compare-and-set. Rolling back is pointing at a
 //! version again. What cannot be rendered with what it includes is refused here, before anybody is served with it.
 
-use crate::artifacts::Found;
+use crate::artifacts::{Found, check_number};
 use crate::content::{Content, Kind, PromptContent, Selector, partial_link};
 use crate::database::Work;
 use crate::resolve::Shelf;
@@ -61,6 +61,7 @@ impl Tenancy {
         deploy: Deploy<'_>,
     ) -> Result<(i64, i64), StoreError> {
         check_name("environment", deploy.environment)?;
+        check_number(alias, version)?;
         let mut write = self.write().await?;
         let artifact = self.existing(&mut write, kind, alias).await?;
         must_be_usable(kind, alias, &artifact)?;
@@ -91,6 +92,7 @@ impl Tenancy {
     ) -> Result<(), StoreError> {
         check_name("environment", environment)?;
         let artifact = self.existing(write, kind, alias).await?;
+        must_be_usable(kind, alias, &artifact)?;
         let row: Option<(Vec<u8>, i64)> = sqlx::query_as("SELECT id, number FROM artifact_version WHERE artifact_id = $1 AND content_hash = $2 ORDER BY number DESC LIMIT 1")
             .bind(&artifact.id)
             .bind(hex::decode(hash).unwrap_or_default())
@@ -258,6 +260,15 @@ impl Tenancy {
             })?;
             self.must_not_float(write, &found).await?;
         }
+        for ((prompt, environment), (experiment, arms)) in self.running(write).await? {
+            for (arm, content) in arms {
+                let works = shelf.resolve(&environment, &content).and_then(|partials| content.compile(&partials));
+                works.map_err(|error| {
+                    let place = format!("the arm `{}` of the experiment `{}`", arm.name, experiment.name);
+                    StoreError::Invalid(format!("`{prompt}` in `{environment}` would break in {place}: {error}"))
+                })?;
+            }
+        }
         Ok(())
     }
 
@@ -268,20 +279,41 @@ impl Tenancy {
         shelf: &Shelf,
         only: Option<(&str, &str)>,
     ) -> Result<Vec<InForce>, StoreError> {
+        self.select_in_force(work, shelf, only).await?.into_iter().collect()
+    }
+
+    /// Everything in force that can be rendered. Changes that would break something are refused, so nothing should be
+    /// left out; if it is, it takes nothing else with it.
+    pub(crate) async fn in_force_as_far_as_sound(
+        &self,
+        work: &mut Work,
+        shelf: &Shelf,
+    ) -> Result<Vec<InForce>, StoreError> {
+        let found = self.select_in_force(work, shelf, None).await?;
+        let sound = found
+            .into_iter()
+            .filter_map(|found| found.inspect_err(|error| tracing::error!(%error, "a prompt is not published")).ok());
+        Ok(sound.collect())
+    }
+
+    async fn select_in_force(
+        &self,
+        work: &mut Work,
+        shelf: &Shelf,
+        only: Option<(&str, &str)>,
+    ) -> Result<Vec<Result<InForce, StoreError>>, StoreError> {
         let rows: Vec<(String, String, i64, String, i64)> =
             sqlx::query_as(IN_FORCE).bind(&self.id).fetch_all(&mut **work).await?;
-        let mut found = Vec::new();
-        for (alias, environment, version, body, context) in rows {
-            if only.is_some_and(|only| only != (alias.as_str(), environment.as_str())) {
-                continue;
-            }
+        let wanted =
+            |row: &(String, String, i64, String, i64)| only.is_none_or(|only| only == (row.0.as_str(), row.1.as_str()));
+        let found = |(alias, environment, version, body, context): (String, String, i64, String, i64)| {
             let content = stored_template(&body)?;
             let partials = shelf.resolve(&environment, &content).map_err(|error| {
                 StoreError::Invalid(format!("`{alias}` cannot be in force in `{environment}`: {error}"))
             })?;
-            found.push(InForce { alias, environment, version, context: context == 1, content, partials });
-        }
-        Ok(found)
+            Ok(InForce { alias, environment, version, context: context == 1, content, partials })
+        };
+        Ok(rows.into_iter().filter(wanted).map(found).collect())
     }
 
     /// Whether what is served in `environment` may be changed by who does this.

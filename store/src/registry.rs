@@ -45,7 +45,7 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     let shelf = Shelf::of(&mut read, &tenancy.id).await?;
     let mut running = tenancy.running(&mut read).await?;
     let mut prompts = Vec::new();
-    for found in tenancy.in_force(&mut read, &shelf, None).await? {
+    for found in tenancy.in_force_as_far_as_sound(&mut read, &shelf).await? {
         let place = (found.alias.clone(), found.environment.clone());
         let experiment = match running.remove(&place) {
             None => None,
@@ -53,7 +53,14 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
                 let mut arms = Vec::new();
                 for (arm, content) in contents {
                     let (from, to) = range(&arm, experiment.coverage);
-                    let partials = shelf.resolve(&found.environment, &content)?;
+                    let Ok(partials) = shelf.resolve(&found.environment, &content) else {
+                        tracing::error!(
+                            experiment = experiment.name,
+                            arm = arm.name,
+                            "an arm's includes are missing; its units get what is deployed"
+                        );
+                        continue;
+                    };
                     arms.push(Arm { name: arm.name, from, to, version: version(arm.version, content, partials) });
                 }
                 Some(Experiment { name: experiment.name, seed: experiment.seed, unit: experiment.unit, arms })
