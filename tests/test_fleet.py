@@ -228,7 +228,7 @@ def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):
     kills = 0
     choose = random.Random(3)
     while any(load.poll() is None for load, _ in loads):
-        time.sleep(1.5)
+        time.sleep(0.7)
         if kills < 2 * EDGES and any(load.poll() is None for load, _ in loads):
             edge = choose.choice(edges)
             edge.restart(kill=True)

@@ -48,7 +48,7 @@ pub(crate) struct InForce {
 }
 
 const NEWEST: &str = "SELECT v.id, v.number, v.deprecated_at FROM artifact_version v WHERE v.artifact_id = $1 AND ($2 = 0 OR v.number = $2) ORDER BY (CASE WHEN v.deprecated_at IS NULL OR v.number = $2 THEN 0 ELSE 1 END), v.number DESC LIMIT 1";
-const IN_FORCE: &str = "SELECT a.alias, d.environment, v.number, v.body, a.context FROM deployment d JOIN artifact a ON a.id = d.artifact_id JOIN artifact_version v ON v.id = d.version_id WHERE a.tenant_id = $1 AND a.kind IN ('prompt', 'persona') AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY a.alias, d.environment, a.kind";
+const IN_FORCE: &str = "SELECT a.alias, d.environment, v.number, v.body, a.context FROM deployment d JOIN artifact a ON a.id = d.artifact_id JOIN artifact_version v ON v.id = d.version_id WHERE a.tenant_id = $1 AND ($2 = '' OR a.alias = $2) AND ($3 = '' OR d.environment = $3) AND a.kind IN ('prompt', 'persona') AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY a.alias, d.environment, a.kind";
 
 impl Tenancy {
     /// Puts a version (`None`: the newest that is not deprecated) in force. Gives the version's number and the
@@ -302,10 +302,9 @@ impl Tenancy {
         shelf: &Shelf,
         only: Option<(&str, &str)>,
     ) -> Result<Vec<Result<InForce, StoreError>>, StoreError> {
+        let (alias, environment) = only.unwrap_or_default();
         let rows: Vec<(String, String, i64, String, i64)> =
-            sqlx::query_as(IN_FORCE).bind(&self.id).fetch_all(&mut **work).await?;
-        let wanted =
-            |row: &(String, String, i64, String, i64)| only.is_none_or(|only| only == (row.0.as_str(), row.1.as_str()));
+            sqlx::query_as(IN_FORCE).bind(&self.id).bind(alias).bind(environment).fetch_all(&mut **work).await?;
         let found = |(alias, environment, version, body, context): (String, String, i64, String, i64)| {
             let content = stored_template(&body)?;
             let partials = shelf.resolve(&environment, &content).map_err(|error| {
@@ -313,7 +312,7 @@ impl Tenancy {
             })?;
             Ok(InForce { alias, environment, version, context: context == 1, content, partials })
         };
-        Ok(rows.into_iter().filter(wanted).map(found).collect())
+        Ok(rows.into_iter().map(found).collect())
     }
 
     /// Whether what is served in `environment` may be changed by who does this.
