@@ -136,7 +136,7 @@ class S3(Server):
             weed, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer",
             f"-master.port={self.ports['master']}", f"-volume.port={self.ports['volume']}",
             f"-filer.port={self.ports['filer']}", f"-s3.port={self.ports['s3']}", f"-s3.config={self.folder / 's3.json'}",
-            "-volume.max=20", "-master.volumeSizeLimitMB=64", *more,
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.max=20", "-master.volumeSizeLimitMB=64", *more,
         ])
         eventually("the S3 server answers", lambda: self.must_run() or self.answers(), 60, 0.3)
 

@@ -101,6 +101,9 @@ async fn keep_small(store: Store, location: Arc<dyn ObjectStore>) {
         }
         if swept.elapsed() > SWEEP_PERIOD {
             swept = tokio::time::Instant::now();
+            if let Err(error) = store.forget_old_records().await {
+                tracing::warn!(error = chain(&error), "old run records are not removed");
+            }
             if let Err(error) = store.sweep(Arc::clone(&location)).await {
                 tracing::warn!(error = chain(&error), "old objects are not removed");
             }

@@ -97,7 +97,8 @@ async fn journey(
     let plan = plan(intake, &session.req_header().headers, &tally.request_id, &live.record_key)?;
     tally.route = Some(Arc::clone(&plan.route));
     tally.units = plan.units;
-    tally.model.clone_from(&plan.model);
+    let of_prompt = plan.prompt.as_ref().and_then(|prompt| prompt.version.model.as_ref());
+    tally.model = of_prompt.or(plan.model.as_ref()).cloned();
     tally.prompt = plan.prompt.as_ref().map(|prompt| PromptUsed {
         alias: prompt.alias.clone(),
         environment: prompt.environment.clone(),

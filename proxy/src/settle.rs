@@ -164,6 +164,9 @@ pub fn settle(tally: Tally, live: &Live) {
     );
 }
 
+/// Longest name of a model in a record, in characters.
+const MAX_MODEL: usize = 128;
+
 /// The exchange as the store gets to know it. Ids, counts and times; no text of the conversation.
 fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
     let hash = |hash: Option<[u8; 16]>| hash.map_or(Cow::Borrowed(""), |hash| Cow::Owned(hex::encode(hash)));
@@ -171,7 +174,9 @@ fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
     let arm = prompt.and_then(|prompt| prompt.arm.as_ref());
     let (session, subject) = (hash(tally.units.session), hash(tally.units.subject));
     let target = tally.target.as_ref();
-    let model = target.and_then(|target| target.model.as_deref()).or(tally.model.as_deref()).unwrap_or_default();
+    let named = target.and_then(|target| target.model.as_deref()).or(tally.model.as_deref()).unwrap_or_default();
+    // What a client names may be any text, of any length.
+    let model: String = named.chars().filter(|c| !c.is_control()).take(MAX_MODEL).collect();
     let count = |tokens: Option<u64>| i64::try_from(tokens.unwrap_or(0)).unwrap_or(i64::MAX);
     let run = Run {
         id: Cow::Borrowed(&tally.request_id),
@@ -180,7 +185,7 @@ fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
         key: Cow::Borrowed(&key.id_name),
         route: tally.route.as_ref().map_or(Cow::Borrowed(""), |route| Cow::Borrowed(route.name.as_str())),
         provider: target.map_or(Cow::Borrowed(""), |target| Cow::Borrowed(target.provider.name.as_str())),
-        model: Cow::Borrowed(model),
+        model: Cow::Owned(model),
         prompt: prompt.map_or(Cow::Borrowed(""), |prompt| Cow::Borrowed(prompt.alias.as_str())),
         version: prompt.map_or(0, |prompt| i64::from(prompt.version)),
         environment: prompt.map_or(Cow::Borrowed(""), |prompt| Cow::Borrowed(prompt.environment.as_str())),

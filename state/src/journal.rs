@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 
 /// Bytes of one file; some two thousand records.
 const FILE_BYTES: usize = 1 << 20;
+/// Longest record, in bytes.
+const MAX_RECORD: usize = 64 << 10;
 /// A file with records is sealed when it is so old.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(250);
@@ -33,6 +35,7 @@ pub struct Journal {
     files: Mutex<Files>,
     wake: Notify,
     dropped: AtomicU64,
+    _lock: std::fs::File,
 }
 
 struct Files {
@@ -48,6 +51,9 @@ impl Journal {
     /// Opens the journal in `folder`; what an earlier process left there is shipped too. `max_bytes` bounds it.
     pub fn open(folder: &Path, max_bytes: u64) -> io::Result<Journal> {
         std::fs::create_dir_all(folder)?;
+        // Two processes would ship and remove each other's files. The lock goes with the process.
+        let lock = std::fs::File::options().create(true).append(true).open(folder.join("lock"))?;
+        lock.try_lock().map_err(|_| io::Error::other("another process keeps its records there"))?;
         let mut sealed: Vec<PathBuf> = std::fs::read_dir(folder)?
             .flatten()
             .map(|entry| entry.path())
@@ -62,6 +68,7 @@ impl Journal {
             files: Mutex::new(files),
             wake: Notify::new(),
             dropped: AtomicU64::new(0),
+            _lock: lock,
         };
         journal.prepare_spare();
         Ok(journal)
@@ -79,6 +86,10 @@ impl Journal {
 
     /// Appends a record. It never waits for a disk or a network; without room the record is dropped and counted.
     pub fn append(&self, record: &[u8]) {
+        if record.len() > MAX_RECORD {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let mut files = self.files.lock();
         if files.active.as_mut().is_some_and(|active| active.append(record)) {
             return;
@@ -161,7 +172,12 @@ impl Journal {
         loop {
             let Some(path) = self.files.lock().sealed.front().cloned() else { return Ok(()) };
             let number = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let bytes = tokio::task::block_in_place(|| std::fs::read(&path)).unwrap_or_default();
+            let bytes = match tokio::task::block_in_place(|| std::fs::read(&path)) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                // The records are there; the next look may find them readable.
+                Err(source) => return Err(object_store::Error::Generic { store: "journal", source: source.into() }),
+            };
             let (records, end) = journal_records(&bytes);
             if !records.is_empty() {
                 let object = ObjectPath::from(format!("journal/{}/{number}", self.edge));
@@ -226,8 +242,8 @@ mod tests {
         for number in 0..5_000 {
             journal.append(format!("{{\"number\":{number},\"text\":\"{}\"}}", "x".repeat(150)).as_bytes());
         }
-        // Forgotten, not closed: what a killed process leaves.
-        std::mem::forget(journal);
+        // Dropped without shipping: what a process leaves.
+        drop(journal);
         let journal = Arc::new(Journal::open(folder.path(), 64 << 20).unwrap());
         journal.append(b"one more");
         let shipping = tokio::spawn({

@@ -408,15 +408,12 @@ impl Tenancy {
     }
 
     /// What is being written and is not a version yet.
-    pub async fn draft(&self, kind: Kind, alias: &str) -> Result<Content, StoreError> {
+    /// With the artifact's revision.
+    pub async fn draft(&self, kind: Kind, alias: &str) -> Result<(Content, i64), StoreError> {
         let mut read = self.read().await?;
         let artifact = self.existing(&mut read, kind, alias).await?;
-        let body: Option<String> = sqlx::query_scalar("SELECT body FROM draft WHERE artifact_id = $1")
-            .bind(&artifact.id)
-            .fetch_optional(&mut *read)
-            .await?;
-        let body = body.ok_or_else(|| StoreError::NotFound { kind: "draft", name: alias.to_owned() })?;
-        Content::read(kind, &body)
+        let body = draft_body(&mut read, &artifact.id, alias).await?;
+        Ok((Content::read(kind, &body)?, artifact.revision))
     }
 
     /// Keeps `content` as the draft. Gives the artifact's revision.
@@ -457,11 +454,7 @@ impl Tenancy {
     ) -> Result<i64, StoreError> {
         let mut write = self.write().await?;
         let artifact = self.expect(&mut write, kind, alias, expected).await?;
-        let body: Option<String> = sqlx::query_scalar("SELECT body FROM draft WHERE artifact_id = $1")
-            .bind(&artifact.id)
-            .fetch_optional(&mut *write)
-            .await?;
-        let body = body.ok_or_else(|| StoreError::NotFound { kind: "draft", name: alias.to_owned() })?;
+        let body = draft_body(&mut write, &artifact.id, alias).await?;
         let number = self.add_version(&mut write, kind, alias, &Content::read(kind, &body)?, note, None).await?;
         sqlx::query("DELETE FROM draft WHERE artifact_id = $1").bind(&artifact.id).execute(&mut *write).await?;
         self.touch(&mut write, &artifact).await?;
@@ -497,6 +490,14 @@ impl Tenancy {
         let artifact = self.existing(write, kind, alias).await?;
         if change.context_engineering_enabled.is_some() || change.is_default.is_some() {
             self.must_be_allowed_everywhere(write, &artifact.id).await?;
+            let present: Option<Option<Vec<u8>>> =
+                sqlx::query_scalar("SELECT default_artifact_id FROM tenant WHERE id = $1")
+                    .bind(&self.id)
+                    .fetch_optional(&mut **write)
+                    .await?;
+            if let (true, Some(Some(present))) = (change.is_default.is_some(), present) {
+                self.must_be_allowed_everywhere(write, &present).await?;
+            }
         }
         if change.enabled == Some(false) || change.archived == Some(true) {
             self.refuse_if_used(write, kind, alias, &artifact.id).await?;
@@ -698,6 +699,12 @@ impl Tenancy {
             .await?;
         Ok(artifact.revision + 1)
     }
+}
+
+async fn draft_body(work: &mut Work, artifact: &[u8], alias: &str) -> Result<String, StoreError> {
+    let find = "SELECT body FROM draft WHERE artifact_id = $1";
+    let body: Option<String> = sqlx::query_scalar(find).bind(artifact).fetch_optional(&mut **work).await?;
+    body.ok_or_else(|| StoreError::NotFound { kind: "draft", name: alias.to_owned() })
 }
 
 /// Versions begin at 1; 0 would mean the newest in the statements here.

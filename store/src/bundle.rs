@@ -284,11 +284,21 @@ impl Tenancy {
         let mut write = self.write().await?;
         let mut deploy = Vec::new();
         for artifact in &artifacts {
-            // A failure must not leave half an artifact; what it is checked for comes before anything is written.
+            // A failure must not leave half an artifact: what was written for it is taken back.
+            sqlx::query("SAVEPOINT artifact").execute(&mut *write).await?;
+            let so_far = report.clone();
             let outcome = match sound(artifact) {
                 Ok(contents) => self.bring_in_one(&mut write, artifact, &contents, import.on_conflict, report).await,
                 Err(error) => Err(error),
             };
+            let end = match &outcome {
+                Ok(_) => "RELEASE SAVEPOINT artifact",
+                Err(_) => {
+                    *report = so_far;
+                    "ROLLBACK TO SAVEPOINT artifact"
+                }
+            };
+            sqlx::query(end).execute(&mut *write).await?;
             match outcome {
                 Ok(Some(alias)) if artifact.kind.is_template() => deploy.push((artifact, alias)),
                 Ok(_) => {}

@@ -15,6 +15,20 @@ use utoipa::ToSchema;
 /// Largest body of a version, in bytes.
 const MAX_BODY: usize = 1 << 20;
 
+/// Members of requests that are no parameters: what is asked, and how the answer travels.
+pub(crate) const OWNED: [&str; 10] = [
+    "messages",
+    "input",
+    "prompt",
+    "contents",
+    "system",
+    "instructions",
+    "systemInstruction",
+    "stream",
+    "stream_options",
+    "sluice",
+];
+
 /// What an artifact is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -262,6 +276,9 @@ impl Content {
                         let known = ROLES.join(", ");
                         return Err(invalid(format!("a message's role is `{}`; it may be {known}", message.role)));
                     }
+                }
+                if let Some(name) = content.parameters.keys().find(|name| OWNED.contains(&name.as_str())) {
+                    return Err(invalid(format!("`parameters` cannot hold `{name}`, which the request itself says")));
                 }
                 for name in content.includes()? {
                     partial_link(&name)?;

@@ -3,7 +3,7 @@
 //! What has no meaning here is kept in `metadata` together with the original text, so that nothing is lost; what
 //! cannot be said in Jinja is an error that names the place.
 
-use crate::content::{Content, Kind, PromptContent, PromptMessage};
+use crate::content::{Content, Kind, OWNED, PromptContent, PromptMessage};
 use crate::{Link, StoreError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -100,7 +100,16 @@ impl Format {
     }
 }
 
-fn checked(found: Converted) -> Result<Converted, StoreError> {
+fn checked(mut found: Converted) -> Result<Converted, StoreError> {
+    if let Content::Template(content) = &mut found.content {
+        // What is no parameter here is kept beside them.
+        for name in OWNED {
+            if let Some(value) = content.parameters.remove(name) {
+                found.warnings.push(format!("`{name}` is no parameter here, and is kept in `metadata`"));
+                content.metadata.insert(name.to_owned(), value);
+            }
+        }
+    }
     let content = found.content.checked(found.kind).map_err(|error| invalid(format!("`{}`: {error}", found.alias)))?;
     Ok(Converted { content, ..found })
 }

@@ -240,7 +240,7 @@ impl Tenancy {
                 let shelf = Shelf::of(write, &self.id).await?;
                 for found in self.in_force(write, &shelf, Some((alias, environment))).await? {
                     found.content.compile(&found.partials)?;
-                    self.must_not_float(write, &found).await?;
+                    self.must_not_float(write, &found.alias, &found.environment, &found.partials).await?;
                 }
             }
             _ => self.check_environments(write, kind).await?,
@@ -258,15 +258,17 @@ impl Tenancy {
             found.content.compile(&found.partials).map_err(|error| {
                 StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
             })?;
-            self.must_not_float(write, &found).await?;
+            self.must_not_float(write, &found.alias, &found.environment, &found.partials).await?;
         }
         for ((prompt, environment), (experiment, arms)) in self.running(write).await? {
             for (arm, content) in arms {
-                let works = shelf.resolve(&environment, &content).and_then(|partials| content.compile(&partials));
-                works.map_err(|error| {
+                let partials = shelf.resolve(&environment, &content);
+                let works = partials.and_then(|partials| content.compile(&partials).map(|_| partials));
+                let partials = works.map_err(|error| {
                     let place = format!("the arm `{}` of the experiment `{}`", arm.name, experiment.name);
                     StoreError::Invalid(format!("`{prompt}` in `{environment}` would break in {place}: {error}"))
                 })?;
+                self.must_not_float(write, &prompt, &environment, &partials).await?;
             }
         }
         Ok(())
@@ -341,14 +343,19 @@ impl Tenancy {
     }
 
     /// In a protected environment nothing may follow versions that anybody can add.
-    async fn must_not_float(&self, work: &mut Work, found: &InForce) -> Result<(), StoreError> {
-        for name in found.partials.keys() {
+    pub(crate) async fn must_not_float(
+        &self,
+        work: &mut Work,
+        alias: &str,
+        environment: &str,
+        partials: &Partials,
+    ) -> Result<(), StoreError> {
+        for name in partials.keys() {
             let selector = Selector::from_str(&partial_link(name)?.selector)?;
             let floats = matches!(selector, Selector::Range(from, to) if from != to);
-            if floats && self.is_protected(work, &found.environment).await? {
+            if floats && self.is_protected(work, environment).await? {
                 return Err(StoreError::Invalid(format!(
-                    "`{}` includes `{name}`, and `{}` is protected: include an exact version there, or the deployed one",
-                    found.alias, found.environment
+                    "`{alias}` includes `{name}`, and `{environment}` is protected: include an exact version there, or the deployed one"
                 )));
             }
         }

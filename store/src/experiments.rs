@@ -274,6 +274,7 @@ impl Tenancy {
             {
                 let partials = shelf.resolve(&old.environment, &arm.1)?;
                 arm.1.compile(&partials)?;
+                self.must_not_float(&mut write, &changed.prompt, &old.environment, &partials).await?;
             }
         }
         write.commit().await?;

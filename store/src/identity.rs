@@ -78,9 +78,7 @@ impl StoreKeys {
     /// A new key before those in the data folder's file.
     pub(crate) fn add(folder: &Path) -> Result<StoreKeys, IdentityError> {
         let mut keys = StoreKeys::open(folder)?;
-        let elsewhere =
-            ["SLUICE_STORE_KEY", "SLUICE_STORE_KEY_COMMAND"].into_iter().find(|name| std::env::var(name).is_ok());
-        if let Some(name) = elsewhere {
+        if let Some(name) = elsewhere() {
             // Whoever keeps keys elsewhere has put the new one first there.
             if keys.keys.len() > 1 {
                 return Ok(keys);
@@ -104,7 +102,7 @@ impl StoreKeys {
     /// Forgets old keys of the data folder's file.
     pub(crate) fn keep_current(folder: &Path) -> Result<(), IdentityError> {
         let path = folder.join("store.key");
-        if !path.exists() {
+        if elsewhere().is_some() || !path.exists() {
             return Ok(());
         }
         let keys = StoreKeys::open(folder)?;
@@ -170,7 +168,7 @@ fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
         let _ = std::fs::remove_file(&temporary);
         match linked {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
+            _ => sync_folder(path).map_err(failed)?,
         }
     }
     must_be_private(path)?;
@@ -199,7 +197,20 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
     let temporary = part(path);
     let replaced = write_private(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
-    replaced.map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+    replaced.and_then(|()| sync_folder(path)).map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+}
+
+/// A name is on disk once its folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => std::fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// The variable that says where store keys are, if they are not in the data folder.
+fn elsewhere() -> Option<&'static str> {
+    ["SLUICE_STORE_KEY", "SLUICE_STORE_KEY_COMMAND"].into_iter().find(|name| std::env::var(name).is_ok())
 }
 
 fn read_hex(path: &Path) -> Result<[u8; 32], IdentityError> {

@@ -87,12 +87,12 @@ impl Store {
         let registry = put_object(&location, registry, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
         let mut collections = Vec::new();
-        let names: Vec<(Vec<u8>, String)> =
-            sqlx::query_as("SELECT tenant_id, name FROM collection ORDER BY tenant_id, name")
+        let names: Vec<(Vec<u8>, String, i64)> =
+            sqlx::query_as("SELECT tenant_id, name, next_sequence FROM collection ORDER BY tenant_id, name")
                 .fetch_all(&mut *self.database.read(Whose::All).await?)
                 .await?;
         let maker = maker()?;
-        for (tenant, name) in names {
+        for (tenant, name, next) in names {
             let tenant_hex = hex::encode(&tenant);
             let old = before
                 .iter()
@@ -103,6 +103,13 @@ impl Store {
             segments.retain(|segment| segment.maker == maker);
             if old.is_some_and(|entry| entry.segments.len() != segments.len()) {
                 segments.clear();
+            }
+            // A database that was restored knows less than what is published: its numbers go on behind those that were
+            // given, and all that it holds is published anew.
+            let published = segments.last().map_or(0, |segment| segment.last);
+            if u64::try_from(next).unwrap_or(0) <= published {
+                segments.clear();
+                self.skip_sequences(&tenant, &name, published + 1).await?;
             }
             kept += segments.len();
             let covered = segments.last().map_or(0, |segment| segment.last);
@@ -163,6 +170,19 @@ impl Store {
             .await?;
         write.commit().await?;
         Ok(epoch as u64)
+    }
+
+    async fn skip_sequences(&self, tenant: &[u8], collection: &str, next: u64) -> Result<(), PublishError> {
+        let mut write = self.database.write(Whose::All).await?;
+        sqlx::query(
+            "UPDATE collection SET next_sequence = $3 WHERE tenant_id = $1 AND name = $2 AND next_sequence < $3",
+        )
+        .bind(tenant)
+        .bind(collection)
+        .bind(i64::try_from(next).unwrap_or(i64::MAX))
+        .execute(&mut *write)
+        .await?;
+        Ok(write.commit().await?)
     }
 
     /// Sequence numbers of `range` that are gone, rising.

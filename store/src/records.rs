@@ -15,6 +15,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+/// How long records are kept where a tenant says nothing else.
+const RETENTION_DAYS: i64 = 90;
+const DAY: i64 = 86_400_000_000;
+
 /// What was taken from edges' journals.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Collected {
@@ -78,6 +82,9 @@ impl Store {
                 Err(error) => return Err(error.into()),
             };
             let (records, _) = journal_records(&bytes);
+            // Read ahead of the transaction, so that what cannot be stored is known before anything is.
+            let records: Vec<Option<Record<'_>>> =
+                records.iter().map(|record| serde_json::from_slice(record).ok()).collect();
             let mut write = self.database.write(Whose::All).await?;
             let taken = sqlx::query("INSERT INTO journal (edge, number, records, at) VALUES ($1, $2, $3, $4) ON CONFLICT (edge, number) DO NOTHING")
                 .bind(&edge)
@@ -88,10 +95,10 @@ impl Store {
                 .await?;
             if taken.rows_affected() == 1 {
                 for record in &records {
-                    let known = match serde_json::from_slice::<Record<'_>>(record) {
-                        Ok(Record::Run(run)) => insert_run(&mut write, &tenants, &edge, &run).await?,
-                        Ok(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, &said).await?,
-                        Err(_) => false,
+                    let known = match record {
+                        Some(Record::Run(run)) => insert_run(&mut write, &tenants, &edge, run).await?,
+                        Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, said).await?,
+                        None => false,
                     };
                     done.unknown += u64::from(!known);
                 }
@@ -105,6 +112,36 @@ impl Store {
             }
         }
         Ok(done)
+    }
+
+    /// Removes records that are older than their tenant keeps them: the setting `run_retention_days`, 90 without it.
+    pub async fn forget_old_records(&self) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        for name in self.tenants().await? {
+            let tenancy = self.tenancy(&name, "retention").await?;
+            let days = match tenancy.setting("run_retention_days").await {
+                Ok(setting) => setting.value.as_i64().unwrap_or(RETENTION_DAYS).clamp(1, 36_500),
+                Err(StoreError::NotFound { .. }) => RETENTION_DAYS,
+                Err(error) => return Err(error),
+            };
+            let mut write = tenancy.write().await?;
+            for sql in [
+                "DELETE FROM run WHERE tenant_id = $1 AND at < $2",
+                "DELETE FROM feedback WHERE tenant_id = $1 AND at < $2",
+            ] {
+                let removed = sqlx::query(sql).bind(&tenancy.id).bind(now() - days * DAY).execute(&mut *write).await?;
+                gone += removed.rows_affected();
+            }
+            write.commit().await?;
+        }
+        // A batch that comes again does so within days, or never.
+        let mut write = self.database.write(Whose::All).await?;
+        sqlx::query("DELETE FROM journal WHERE at < $1")
+            .bind(now() - RETENTION_DAYS * DAY)
+            .execute(&mut *write)
+            .await?;
+        write.commit().await?;
+        Ok(gone)
     }
 
     /// What edges said of themselves at `location`, by name.
@@ -135,6 +172,14 @@ impl Store {
 
 type Write = crate::database::Work;
 
+/// A text as every database keeps it: without NUL, and not endless.
+fn text(text: &str) -> String {
+    text.chars().filter(|character| *character != '\0').take(MAX_TEXT).collect()
+}
+
+/// Longest text of a record, in characters.
+const MAX_TEXT: usize = 4_096;
+
 fn bytes(text: &str) -> Option<Vec<u8>> {
     Some(hex::decode(text).unwrap_or_default()).filter(|bytes| !bytes.is_empty())
 }
@@ -155,18 +200,18 @@ async fn insert_run(
         .bind(run.at)
         .bind(edge)
         .bind(bytes(&run.key))
-        .bind(run.route.as_ref())
-        .bind(run.provider.as_ref())
-        .bind(run.model.as_ref())
-        .bind(run.prompt.as_ref())
+        .bind(text(&run.route))
+        .bind(text(&run.provider))
+        .bind(text(&run.model))
+        .bind(text(&run.prompt))
         .bind(run.version)
-        .bind(run.environment.as_ref())
-        .bind(run.experiment.as_ref())
-        .bind(run.arm.as_ref())
+        .bind(text(&run.environment))
+        .bind(text(&run.experiment))
+        .bind(text(&run.arm))
         .bind(bytes(&run.session))
         .bind(bytes(&run.subject))
         .bind(run.status)
-        .bind(run.error.as_ref())
+        .bind(text(&run.error))
         .bind(run.input_tokens)
         .bind(run.output_tokens)
         .bind(run.own_microseconds)
@@ -186,12 +231,12 @@ async fn insert_feedback(
     // Batches of several edges may arrive in any order; what was said last counts.
     sqlx::query("INSERT INTO feedback (tenant_id, unit_kind, unit, metric, source, value, comment, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant_id, unit_kind, unit, metric, source) DO UPDATE SET value = excluded.value, comment = excluded.comment, at = excluded.at WHERE excluded.at >= feedback.at")
         .bind(tenant)
-        .bind(said.unit_kind.as_ref())
+        .bind(text(&said.unit_kind))
         .bind(unit)
-        .bind(said.metric.as_ref())
-        .bind(said.source.as_ref())
+        .bind(text(&said.metric))
+        .bind(text(&said.source))
         .bind(said.value)
-        .bind(said.comment.as_ref())
+        .bind(text(&said.comment))
         .bind(said.at)
         .execute(&mut **write)
         .await?;
@@ -269,21 +314,27 @@ impl Tenancy {
         // Feedback is of a run, or of the session or subject that the run belongs to.
         let joined = match experiment.unit.as_str() {
             "session" => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
             "subject" => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
             _ => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
         };
-        let values: Vec<(String, Vec<u8>, String, f64)> =
-            sqlx::query_as(joined).bind(&self.id).bind(name).bind(&experiment.metric).fetch_all(&mut *read).await?;
-        type Row = (String, i64, i64, i64, i64, i64, i64, i64);
-        let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 GROUP BY arm ORDER BY arm")
+        let values: Vec<(String, Vec<u8>, String, f64)> = sqlx::query_as(joined)
             .bind(&self.id)
             .bind(name)
+            .bind(&experiment.metric)
+            .bind(experiment.created_at)
+            .fetch_all(&mut *read)
+            .await?;
+        type Row = (String, i64, i64, i64, i64, i64, i64, i64, i64);
+        let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), COUNT(DISTINCT key_id), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 AND at >= $3 GROUP BY arm ORDER BY arm")
+            .bind(&self.id)
+            .bind(name)
+            .bind(experiment.created_at)
             .fetch_all(&mut *read)
             .await?;
         let mut arms = Vec::new();
@@ -292,13 +343,14 @@ impl Tenancy {
             let (mean, margin) = confidence(&of_arm);
             let mut result =
                 ArmResult { arm: arm.name.clone(), values: of_arm.len() as i64, mean, margin, ..ArmResult::default() };
-            if let Some((_, runs, sessions, subjects, errors, input, output, micros)) =
+            if let Some((_, runs, sessions, subjects, keys, errors, input, output, micros)) =
                 rows.iter().find(|row| row.0 == arm.name)
             {
                 result.runs = *runs;
                 result.units = match experiment.unit.as_str() {
                     "session" => *sessions,
                     "subject" => *subjects,
+                    "key" => *keys,
                     _ => *runs,
                 };
                 result.errors = *errors;

@@ -82,8 +82,9 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     .await?;
     let id: [u8; 16] = fixed(tenancy.id.clone())?;
     let mut secrets = Vec::new();
-    for secret in tenancy.open_secrets(&mut read).await? {
-        let identity = Identity::open(tenancy.store.folder())?;
+    let opened = tenancy.open_secrets(&mut read).await?;
+    let identity = Identity::open(tenancy.store.folder())?;
+    for secret in opened {
         let context = SealedSecret::context(&id, &secret.name, &secret.origin);
         let fleet = sluice_segment::fleet_public(&identity.fleet_key);
         let sealed = sluice_segment::seal(&fleet, &identity.signing_key.to_bytes(), &context, &secret.value);

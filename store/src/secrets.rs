@@ -5,7 +5,7 @@
 //! authenticated, or the first change of keys would make everything unreadable. A secret is bound to the origin that
 //! it is for: an edge sends it nowhere else.
 
-use crate::database::Work;
+use crate::database::{Whose, Work};
 use crate::identity::StoreKeys;
 use crate::{Store, StoreError, Tenancy, check_name, new_id, now};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
@@ -99,12 +99,13 @@ impl Tenancy {
         if value.is_empty() || value.len() > MAX_SECRET || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(StoreError::Invalid("the secret must be one word of visible ASCII characters".to_owned()));
         }
-        let keys = StoreKeys::open(self.store.folder())?;
         let id = new_id();
+        let mut write = self.write().await?;
+        // Under the write lock: a change of keys meanwhile would leave a row that nothing opens.
+        let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?;
         let (key_id, nonce, sealed) = seal(&keys, &bound_to(&self.id, &id, name, &origin), value.as_bytes())?;
         // Of a short secret the last characters would be much of it.
         let last_four = if value.len() >= 16 { value[value.len() - 4..].to_owned() } else { String::new() };
-        let mut write = self.write().await?;
         sqlx::query("DELETE FROM secret WHERE tenant_id = $1 AND name = $2")
             .bind(&self.id)
             .bind(name)
@@ -166,13 +167,15 @@ impl Tenancy {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = StoreKeys::open(self.store.folder())?;
-        let opened = rows.into_iter().map(|(id, name, origin, key_id, nonce, sealed)| {
+        let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?;
+        let opened = rows.into_iter().filter_map(|(id, name, origin, key_id, nonce, sealed)| {
             let bound = bound_to(&self.id, &id, &name, &origin);
-            let value = open(&keys, &key_id, &bound, nonce, &sealed, &name)?;
-            Ok(OpenSecret { name, origin, value })
+            let value = open(&keys, &key_id, &bound, nonce, &sealed, &name);
+            // One that cannot be opened is missing at the edges, and takes nothing else with it.
+            let value = value.inspect_err(|error| tracing::error!(%error, "a secret is not published")).ok()?;
+            Some(OpenSecret { name, origin, value })
         });
-        opened.collect()
+        Ok(opened.collect())
     }
 
     async fn seal_again(&self, keys: &StoreKeys) -> Result<u64, StoreError> {
@@ -211,12 +214,25 @@ impl Store {
     /// Makes a new store key and seals every secret with it; says how many. The old key stays in the file until
     /// nothing is sealed with it, which is when this has ended well.
     pub async fn rotate_store_key(&self) -> Result<u64, StoreError> {
+        // One change of keys at a time.
+        let lock = std::fs::File::options().create(true).append(true).open(self.folder().join("store.key.lock"));
+        let failed = |source| StoreError::Open { folder: self.folder().to_owned(), source };
+        let lock = lock.and_then(|file| tokio::task::block_in_place(|| file.lock().map(|()| file))).map_err(failed)?;
         let keys = StoreKeys::add(self.folder())?;
         let mut sealed_again = 0;
         for name in self.tenants().await? {
             sealed_again += self.tenancy(&name, &crate::local_actor()).await?.seal_again(&keys).await?;
         }
-        StoreKeys::keep_current(self.folder())?;
+        // Under the write lock, so that nothing is being sealed with an old key while it goes.
+        let mut write = self.database.write(Whose::All).await?;
+        let left: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM secret WHERE key_id <> $1")
+            .bind(keys.current().0)
+            .fetch_one(&mut *write)
+            .await?;
+        if left == 0 {
+            StoreKeys::keep_current(self.folder())?;
+        }
+        drop(lock);
         Ok(sealed_again)
     }
 }

@@ -1,5 +1,6 @@
 //! System settings: JSON values by name.
 
+use crate::database::Work;
 use crate::{StoreError, Tenancy, check_name, now};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -48,6 +49,11 @@ impl Tenancy {
         Ok(rows.into_iter().map(setting).collect())
     }
 
+    async fn setting_revision(&self, work: &mut Work, name: &str) -> Result<Option<i64>, StoreError> {
+        let find = "SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2";
+        Ok(sqlx::query_scalar(find).bind(&self.id).bind(name).fetch_optional(&mut **work).await?)
+    }
+
     /// Writes a setting. `expected` is the revision that the operator saw; 0 for none.
     pub async fn put_setting(
         &self,
@@ -66,11 +72,7 @@ impl Tenancy {
             )));
         }
         let mut write = self.write().await?;
-        let found: Option<i64> = sqlx::query_scalar("SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2")
-            .bind(&self.id)
-            .bind(name)
-            .fetch_optional(&mut *write)
-            .await?;
+        let found = self.setting_revision(&mut write, name).await?;
         let found = found.unwrap_or(0);
         if expected.is_some_and(|expected| expected != found) {
             return Err(StoreError::Conflict { name: name.to_owned(), found });
@@ -92,11 +94,7 @@ impl Tenancy {
 
     pub async fn delete_setting(&self, name: &str, expected: Option<i64>) -> Result<(), StoreError> {
         let mut write = self.write().await?;
-        let found: Option<i64> = sqlx::query_scalar("SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2")
-            .bind(&self.id)
-            .bind(name)
-            .fetch_optional(&mut *write)
-            .await?;
+        let found = self.setting_revision(&mut write, name).await?;
         if let (Some(expected), Some(found)) = (expected, found)
             && expected != found
         {

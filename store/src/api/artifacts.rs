@@ -8,7 +8,7 @@ use crate::{
     Version,
 };
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -220,8 +220,9 @@ struct Draft {
 }
 
 #[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}/draft", params(("kind" = String, Path), ("alias" = String, Path), ForTenant), responses((status = 200, body = Draft)))]
-async fn draft(caller: Caller, At((named, alias)): At<(String, String)>) -> Answer<Json<Draft>> {
-    Ok(Json(Draft { content: caller.tenancy(Scope::Read).await?.draft(kind(&named)?, &alias).await? }))
+async fn draft(caller: Caller, At((named, alias)): At<(String, String)>) -> Answer<impl IntoResponse> {
+    let (content, revision) = caller.tenancy(Scope::Read).await?.draft(kind(&named)?, &alias).await?;
+    Ok((etag(revision), Json(Draft { content })))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -240,9 +241,8 @@ async fn put_draft(
     let kind = kind(&named)?;
     let content = content(kind, &new.content)?;
     let tenancy = caller.tenancy(Scope::Write).await?;
-    tenancy.put_draft(kind, &alias, &content, caller.expected()?).await?;
-    let found = tenancy.artifact(kind, &alias).await?;
-    Ok((etag(found.revision), Json(found)))
+    let revision = tenancy.put_draft(kind, &alias, &content, caller.expected()?).await?;
+    Ok((etag(revision), Json(tenancy.artifact(kind, &alias).await?)))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -379,8 +379,10 @@ async fn withdraw(
 
 /// Renders without deploying or sending: messages, variables, tokens, cost.
 #[utoipa::path(post, path = "/api/v1/render", params(ForTenant), request_body = Preview, responses((status = 200, body = Previewed)))]
-async fn render(caller: Caller, Sent(asked): Sent<Preview>) -> Answer<Json<Previewed>> {
-    Ok(Json(caller.tenancy(Scope::Read).await?.preview(&asked).await?))
+async fn render(caller: Caller, Sent(asked): Sent<Preview>) -> Answer<impl IntoResponse> {
+    // Values of variables stand in it: nothing keeps it.
+    let previewed = caller.tenancy(Scope::Read).await?.preview(&asked).await?;
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(previewed)))
 }
 
 #[derive(Serialize, Deserialize, ToSchema)]

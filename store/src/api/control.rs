@@ -197,9 +197,8 @@ struct NewSetting {
 #[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
 async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
     let tenancy = caller.tenancy(Scope::Write).await?;
-    tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
-    let found = tenancy.setting(&name).await?;
-    Ok((etag(found.revision), Json(found)))
+    let revision = tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
+    Ok((etag(revision), Json(tenancy.setting(&name).await?)))
 }
 
 #[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]

@@ -136,10 +136,9 @@ fn describe(document: &mut OpenApi) {
 }
 
 /// Paths whose answers have an `etag`.
-const REVISED: [&str; 5] = [
+const REVISED: [&str; 4] = [
     "/api/v1/artifacts/{kind}/{alias}",
     "/api/v1/artifacts/{kind}/{alias}/draft",
-    "/api/v1/experiments",
     "/api/v1/experiments/{name}",
     "/api/v1/settings/{name}",
 ];
@@ -250,7 +249,10 @@ async fn once(
     let (parts, body) = request.into_parts();
     let Ok(bytes) = axum::body::to_bytes(body, MAX_BODY).await else { return too_large().into_response() };
     let mut hash = blake3::Hasher::new();
-    hash.update(parts.uri.to_string().as_bytes()).update(&[0]).update(&bytes);
+    let revision = parts.headers.get(header::IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
+    for part in [api.tenant.as_bytes(), parts.uri.to_string().as_bytes(), revision, &bytes] {
+        hash.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
     match api.store.begin_call(&operator.name, &key, hash.finalize().as_bytes()).await {
         Ok(None) => {}
         Ok(Some(KeptAnswer { status, etag, body })) => {
