@@ -209,8 +209,10 @@ impl Stage {
         call(&["prompt", "put", "bench"], &[&prompt])?;
         call(&["prompt", "deploy", "bench"], &[])?;
         eprint!("{}", call(&["ingest", "scifact"], &[&options.corpus])?);
+        call(&["publish"], &[])?;
+        // An edge alone, as one runs behind a store: `up` would also collect the records that it writes.
         let edge = process::pinned(PROXY_CORE, &options.sluice)
-            .args(["up", "--config"])
+            .args(["serve", "--config"])
             .arg(&configuration)
             .arg("--data")
             .arg(&data)

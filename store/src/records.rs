@@ -94,9 +94,17 @@ impl Store {
                 .execute(&mut *write)
                 .await?;
             if taken.rows_affected() == 1 {
+                let runs: Vec<&Run<'_>> = records
+                    .iter()
+                    .filter_map(|record| match record {
+                        Some(Record::Run(run)) => Some(run),
+                        _ => None,
+                    })
+                    .collect();
+                done.unknown += insert_runs(&mut write, &tenants, &edge, &runs).await?;
                 for record in &records {
                     let known = match record {
-                        Some(Record::Run(run)) => insert_run(&mut write, &tenants, &edge, run).await?,
+                        Some(Record::Run(_)) => true,
                         Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, said).await?,
                         None => false,
                     };
@@ -184,41 +192,63 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
     Some(hex::decode(text).unwrap_or_default()).filter(|bytes| !bytes.is_empty())
 }
 
-async fn insert_run(
+/// Rows of one statement: a statement for each run costs several times as much.
+const ROWS: usize = 64;
+const COLUMNS: usize = 21;
+
+/// Stores runs; says how many of them are of tenants that are gone, or have no id.
+async fn insert_runs(
     write: &mut Write,
     tenants: &HashSet<Vec<u8>>,
     edge: &str,
-    run: &Run<'_>,
-) -> Result<bool, StoreError> {
-    let (Some(id), Some(tenant)) = (bytes(&run.id), bytes(&run.tenant).filter(|tenant| tenants.contains(tenant)))
-    else {
-        return Ok(false);
-    };
-    sqlx::query("INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) ON CONFLICT (id) DO NOTHING")
-        .bind(id)
-        .bind(tenant)
-        .bind(run.at)
-        .bind(edge)
-        .bind(bytes(&run.key))
-        .bind(text(&run.route))
-        .bind(text(&run.provider))
-        .bind(text(&run.model))
-        .bind(text(&run.prompt))
-        .bind(run.version)
-        .bind(text(&run.environment))
-        .bind(text(&run.experiment))
-        .bind(text(&run.arm))
-        .bind(bytes(&run.session))
-        .bind(bytes(&run.subject))
-        .bind(run.status)
-        .bind(text(&run.error))
-        .bind(run.input_tokens)
-        .bind(run.output_tokens)
-        .bind(run.own_microseconds)
-        .bind(run.total_microseconds)
-        .execute(&mut **write)
-        .await?;
-    Ok(true)
+    runs: &[&Run<'_>],
+) -> Result<u64, StoreError> {
+    let mut unknown = 0;
+    let mut known = Vec::with_capacity(runs.len());
+    for run in runs {
+        match (bytes(&run.id), bytes(&run.tenant).filter(|tenant| tenants.contains(tenant))) {
+            (Some(id), Some(tenant)) => known.push((id, tenant, run)),
+            _ => unknown += 1,
+        }
+    }
+    for rows in known.chunks(ROWS) {
+        let mut sql = "INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds) VALUES ".to_owned();
+        for row in 0..rows.len() {
+            let places: Vec<String> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
+            sql.push_str(if row > 0 { ", (" } else { "(" });
+            sql.push_str(&places.join(", "));
+            sql.push(')');
+        }
+        sql.push_str(" ON CONFLICT (id) DO NOTHING");
+        // Made of numbers and of what stands above.
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for (id, tenant, run) in rows {
+            query = query
+                .bind(id.clone())
+                .bind(tenant.clone())
+                .bind(run.at)
+                .bind(edge.to_owned())
+                .bind(bytes(&run.key))
+                .bind(text(&run.route))
+                .bind(text(&run.provider))
+                .bind(text(&run.model))
+                .bind(text(&run.prompt))
+                .bind(run.version)
+                .bind(text(&run.environment))
+                .bind(text(&run.experiment))
+                .bind(text(&run.arm))
+                .bind(bytes(&run.session))
+                .bind(bytes(&run.subject))
+                .bind(run.status)
+                .bind(text(&run.error))
+                .bind(run.input_tokens)
+                .bind(run.output_tokens)
+                .bind(run.own_microseconds)
+                .bind(run.total_microseconds);
+        }
+        query.execute(&mut **write).await?;
+    }
+    Ok(unknown)
 }
 
 async fn insert_feedback(
