@@ -34,7 +34,7 @@ impl<'t> Folded<'t> {
         let mut changes: Vec<Change> = Vec::new();
         let mut text = String::new();
         let mut copied = 0;
-        for (at, character) in non_ascii(written) {
+        for (at, character) in foldable(written) {
             let fold = fold(character);
             if matches!(fold, Fold::Keep) {
                 continue;
@@ -79,17 +79,39 @@ impl<'t> Folded<'t> {
     }
 }
 
-/// The characters that are not ASCII, with their places.
-fn non_ascii(text: &str) -> impl Iterator<Item = (usize, char)> + '_ {
+/// The characters that may be read otherwise than they are written, with their places: those whose first byte tells so.
+fn foldable(text: &str) -> impl Iterator<Item = (usize, char)> + '_ {
+    const BLOCK: usize = 32;
+    let bytes = text.as_bytes();
     let mut at = 0;
     std::iter::from_fn(move || {
-        at += text.as_bytes()[at..].iter().position(|byte| *byte >= 0x80)?;
-        let character = text[at..].chars().next()?;
-        let place = at;
-        at += character.len_utf8();
-        Some((place, character))
+        loop {
+            let block = bytes.get(at..bytes.len().min(at + BLOCK)).filter(|block| !block.is_empty())?;
+            // Most blocks are ASCII, in most languages.
+            let found = if block.is_ascii() { None } else { block.iter().position(|byte| FIRST[usize::from(*byte)]) };
+            let Some(step) = found else {
+                at += block.len();
+                continue;
+            };
+            let place = at + step;
+            let character = text.get(place..)?.chars().next()?;
+            at = place + character.len_utf8();
+            return Some((place, character));
+        }
     })
 }
+
+/// First bytes of characters that [`fold`] does not keep. Han and Hangul have others, which is most of what is not ASCII.
+const FIRST: [bool; 256] = {
+    let mut table = [false; 256];
+    let bytes = [0xC2, 0xD9, 0xDB, 0xE0, 0xE1, 0xE2, 0xE3, 0xEF, 0xF0];
+    let mut place = 0;
+    while place < bytes.len() {
+        table[bytes[place]] = true;
+        place += 1;
+    }
+    table
+};
 
 fn fold(character: char) -> Fold {
     let code = u32::from(character);
@@ -130,6 +152,14 @@ mod tests {
         assert_eq!(find("-1234"), "-1234");
         assert_eq!(find("1234 x"), "1234\u{a0}x");
         assert_eq!(find(",1"), "，𝟙");
+    }
+
+    #[test]
+    fn every_character_that_is_folded_is_looked_at() {
+        for character in '\u{80}'..=char::MAX {
+            let first = usize::from(character.encode_utf8(&mut [0; 4]).as_bytes()[0]);
+            assert!(FIRST[first] || matches!(fold(character), Fold::Keep), "{character:?}");
+        }
     }
 
     proptest! {

@@ -5,7 +5,9 @@
 //! "order 4711, phone 555 0132" the second number is a telephone's.
 
 use super::national::Scheme;
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::automaton::Automaton;
+use aho_corasick::dfa::DFA;
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Anchored, MatchKind};
 use std::sync::LazyLock;
 
 /// What a word speaks of.
@@ -803,6 +805,8 @@ const WORDS: &[(Topic, &[&str])] = &[
 
 /// What stands between a word and what it speaks of, at most, in bytes.
 const REACH: usize = 44;
+/// Longest word that is looked for whole, in bytes.
+const MAX_WORD: usize = 24;
 /// The same behind a candidate.
 const REACH_BEHIND: usize = 24;
 
@@ -812,16 +816,7 @@ struct Words {
 }
 
 static AUTOMATON: LazyLock<Option<Words>> = LazyLock::new(|| {
-    let national = super::national::WORDS.iter().map(|(scheme, words)| (National(*scheme), *words));
-    let all = || WORDS.iter().copied().chain(national.clone());
-    let mut words: Vec<String> = Vec::new();
-    let mut topics = Vec::new();
-    for (topic, word) in all().flat_map(|(topic, words)| words.iter().map(move |word| (topic, *word))) {
-        for form in forms(word) {
-            words.push(form);
-            topics.push(topic);
-        }
-    }
+    let (words, topics): (Vec<String>, Vec<Topic>) = all_forms().unzip();
     let automaton = AhoCorasick::builder()
         // Twelve megabytes for a fifth of the time of a search in ordinary text, against the compact form.
         .kind(Some(AhoCorasickKind::DFA))
@@ -831,6 +826,27 @@ static AUTOMATON: LazyLock<Option<Words>> = LazyLock::new(|| {
         .ok()?;
     Some(Words { automaton, topics })
 });
+
+/// The words of ASCII from their ends to their beginnings, so that a search before a candidate begins beside it and
+/// ends at the first word.
+struct Backwards {
+    automaton: DFA,
+    /// Topic and length.
+    words: Vec<(Topic, usize)>,
+}
+
+static BACKWARDS: LazyLock<Option<Backwards>> = LazyLock::new(|| {
+    let ascii = || all_forms().filter(|(word, _)| word.is_ascii());
+    let reversed = ascii().map(|(word, _)| word.bytes().rev().collect::<Vec<u8>>());
+    let automaton = DFA::builder().ascii_case_insensitive(true).build(reversed).ok()?;
+    Some(Backwards { automaton, words: ascii().map(|(word, topic)| (topic, word.len())).collect() })
+});
+
+fn all_forms() -> impl Iterator<Item = (String, Topic)> {
+    let national = super::national::WORDS.iter().map(|(scheme, words)| (National(*scheme), *words));
+    let words = WORDS.iter().copied().chain(national);
+    words.flat_map(|(topic, words)| words.iter().flat_map(|word| forms(word)).map(move |form| (form, topic)))
+}
 
 /// A word as it stands, and several words as identifiers join them. The automaton ignores the case of ASCII only, so
 /// letters of other scripts come with a capital first one too.
@@ -855,12 +871,13 @@ fn forms(word: &str) -> Vec<String> {
 /// Makes the tables, so that the first request does not wait for them.
 pub fn warm() {
     LazyLock::force(&AUTOMATON);
+    LazyLock::force(&BACKWARDS);
 }
 
 /// The nearest word before `at`, on the same line, or on the line before when `at` begins its own.
 pub fn before(text: &str, at: usize) -> Option<Near> {
     let bytes = text.as_bytes();
-    let mut from = at.saturating_sub(REACH + 24);
+    let mut from = at.saturating_sub(REACH + MAX_WORD);
     while !text.is_char_boundary(from) {
         from += 1;
     }
@@ -874,8 +891,11 @@ pub fn before(text: &str, at: usize) -> Option<Near> {
         false => line,
     };
     let from = if above < line && is_row(&bytes[above..line]) { line } else { above };
-    let words = AUTOMATON.as_ref()?;
     let window = &text[from..at];
+    if window.is_ascii() {
+        return backwards(text, from, at);
+    }
+    let words = AUTOMATON.as_ref()?;
     let mut near = None;
     for found in words.automaton.find_iter(window) {
         let gap = window.len() - found.end();
@@ -888,10 +908,61 @@ pub fn before(text: &str, at: usize) -> Option<Near> {
     near.filter(|near| !breaks(&window[window.len() - near.gap..]))
 }
 
+/// The nearest word between `from` and `at`, which are ASCII.
+fn backwards(text: &str, from: usize, at: usize) -> Option<Near> {
+    let bytes = text.as_bytes();
+    let Backwards { automaton, words } = BACKWARDS.as_ref()?;
+    let start = automaton.start_state(Anchored::No).ok()?;
+    let mut state = start;
+    let mut found: Option<(usize, Topic)> = None;
+    for (place, &byte) in bytes[..at].iter().enumerate().skip(from).rev() {
+        // What parts everything farther away; `breaks` knows the rest.
+        if PARTS[usize::from(byte)]
+            && (matches!(byte, b';' | b'|')
+                || matches!(bytes[place + 1..at], [b' ', next, ..] if next.is_ascii_uppercase()))
+        {
+            break;
+        }
+        state = automaton.next_state(Anchored::No, state, byte);
+        if state == start && (found.is_some() || place + REACH < at) {
+            break;
+        }
+        if !automaton.is_special(state) || !automaton.is_match(state) {
+            continue;
+        }
+        for index in 0..automaton.match_len(state) {
+            let (topic, length) = words[automaton.match_pattern(state, index).as_usize()];
+            let end = place + length;
+            // Of words that end at the same place the longest.
+            let is_next = found.is_none_or(|(known, _)| known == end);
+            if is_next && at - end <= REACH && is_whole(text, place, end) {
+                found = Some((end, topic));
+            }
+        }
+        if found.is_some_and(|(end, _)| place + MAX_WORD < end) {
+            break;
+        }
+    }
+    let (end, topic) = found?;
+    (!breaks(&text[end..at])).then_some(Near { topic, gap: at - end })
+}
+
+/// Bytes that part a candidate from words before them, or may.
+const PARTS: [bool; 256] = {
+    let mut table = [false; 256];
+    let bytes = *b";|.!?";
+    let mut place = 0;
+    while place < bytes.len() {
+        table[bytes[place] as usize] = true;
+        place += 1;
+    }
+    table
+};
+
 /// The nearest word behind `at`, on the same line.
 pub fn behind(text: &str, at: usize) -> Option<Near> {
     let bytes = text.as_bytes();
-    let mut to = (at + REACH_BEHIND + 24).min(text.len());
+    let mut to = (at + REACH_BEHIND + MAX_WORD).min(text.len());
     while !text.is_char_boundary(to) {
         to -= 1;
     }

@@ -1,6 +1,7 @@
 //! Dates as people write them, for the one kind of date that is personal.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Whether there is such a day, in years that people who live may be born in.
 pub fn is_date(year: u32, month: u32, day: u32) -> bool {
@@ -308,9 +309,33 @@ const MONTHS: [&[&str]; 12] = [
     ],
 ];
 
+/// The first three letters of the months whose first three are ASCII, as a set of hashes. Nearly every word behind a
+/// number is none, which this tells in a few instructions.
+static HEADS: LazyLock<[u64; 64]> = LazyLock::new(|| {
+    let mut heads = [0; 64];
+    for head in MONTHS.iter().copied().flatten().filter_map(|name| name.as_bytes().first_chunk()) {
+        let (word, bit) = place_of(head);
+        heads[word] |= bit;
+    }
+    heads
+});
+
+fn place_of(head: &[u8; 3]) -> (usize, u64) {
+    let [first, second, third] = head.map(|byte| usize::from(byte & 0x1f));
+    let place = (first | second << 5 | third << 10) % 4_093;
+    (place / 64, 1 << (place % 64))
+}
+
+/// Whether a month may begin `text`.
+fn may_be_month(text: &[u8]) -> bool {
+    let Some(head) = text.first_chunk::<3>() else { return false };
+    let (word, bit) = place_of(head);
+    !head.is_ascii() || HEADS[word] & bit != 0
+}
+
 /// The month that `word` names.
 fn month(word: &str) -> Option<u32> {
-    if !(3..=20).contains(&word.len()) {
+    if !(3..=20).contains(&word.len()) || !may_be_month(word.as_bytes()) {
         return None;
     }
     let word = word.to_lowercase();
@@ -333,8 +358,11 @@ pub fn in_words(text: &str, number: Range<usize>) -> Option<Range<usize>> {
     let after = after.or(rest.strip_prefix("er")).or(rest.strip_prefix('.')).unwrap_or(rest);
     let after = after.trim_start_matches([' ', '-']);
     let after = ["of ", "de "].iter().find_map(|word| after.strip_prefix(word)).unwrap_or(after);
-    let length = after.find(|character: char| !character.is_alphabetic()).unwrap_or(after.len());
     if after.starts_with(char::is_alphabetic) {
+        if !may_be_month(after.as_bytes()) {
+            return None;
+        }
+        let length = after.find(|character: char| !character.is_alphabetic()).unwrap_or(after.len());
         if let Some(month) = month(&after[..length]) {
             let rest = &after[length..];
             let rest = rest.strip_prefix('.').unwrap_or(rest).trim_start_matches([' ', ',', '-']);

@@ -125,6 +125,10 @@ fn is_wide(character: char) -> bool {
 
 /// The length of a domain that ends in Han, such as `例子.中国`.
 fn han_domain(rest: &str) -> Option<usize> {
+    // Most text behind an address is ASCII.
+    if rest.as_bytes()[..rest.len().min(64)].is_ascii() {
+        return None;
+    }
     let belongs = |(_, character): &(usize, char)| character.is_alphanumeric() || matches!(character, '-' | '.');
     let mut dots = rest.char_indices().take(64).take_while(belongs).filter(|(_, character)| *character == '.');
     dots.find_map(|(at, _)| {
@@ -250,8 +254,14 @@ pub fn ipv6(text: &str, floor: usize, at: usize) -> Option<Range<usize>> {
     if !free(bytes.get(end)) || !free(start.checked_sub(1).map(|before| &bytes[before])) {
         return None;
     }
+    let colons = address.bytes().filter(|byte| *byte == b':').count();
+    let is_short_form = address.as_bytes().windows(2).any(|pair| pair == b"::");
+    // Times of day, which are most of what has colons, have too few for the full form.
+    if colons < if is_short_form { 2 } else { 6 } {
+        return None;
+    }
     let groups = address.split(':').filter(|group| !group.is_empty()).count();
-    if address.matches(':').count() < 2 || groups < 3 && !address.contains("::") || groups < 2 {
+    if groups < 3 && !is_short_form || groups < 2 {
         return None;
     }
     let parsed: Ipv6Addr = address.parse().ok()?;

@@ -20,22 +20,38 @@ const CHECKED: f32 = 0.95;
 const SHAPED: f32 = 0.85;
 const NAMED: f32 = 0.8;
 
-/// Digits that only separators join, in fixed room.
+/// Digits that only separators join, in fixed room: it is made for every number, so it is small.
 pub struct Group {
     digits: [u8; MAX_DIGITS],
     count: usize,
-    /// Where each run stands, and where its digits begin in `digits`.
-    runs: [(Range<usize>, usize); MAX_RUNS],
+    runs: [Run; MAX_RUNS],
     run_count: usize,
+    start: usize,
     /// Behind the last run.
     pub end: usize,
+}
+
+/// A run of a group.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    /// Bytes from the group's beginning; a group has at most 40 digits and two separators between runs.
+    start: u8,
+    length: u8,
+    /// Where its digits begin among the group's.
+    from: u8,
 }
 
 impl Group {
     /// The group whose first digit is at `at`. `Err` with its end when it is too long to be anything.
     pub fn at(bytes: &[u8], at: usize) -> Result<Group, usize> {
-        let mut group =
-            Group { digits: [0; MAX_DIGITS], count: 0, runs: [const { (0..0, 0) }; MAX_RUNS], run_count: 0, end: at };
+        let mut group = Group {
+            digits: [0; MAX_DIGITS],
+            count: 0,
+            runs: [Run::default(); MAX_RUNS],
+            run_count: 0,
+            start: at,
+            end: at,
+        };
         let mut from = at;
         loop {
             let length = bytes[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -54,8 +70,11 @@ impl Group {
             {
                 return Ok(group);
             }
-            group.digits[group.count..group.count + length].copy_from_slice(&bytes[from..end]);
-            group.runs[group.run_count] = (from..end, group.count);
+            for (digit, byte) in group.digits[group.count..].iter_mut().zip(&bytes[from..end]) {
+                *digit = *byte;
+            }
+            group.runs[group.run_count] =
+                Run { start: (from - at) as u8, length: length as u8, from: group.count as u8 };
             group.run_count += 1;
             group.count += length;
             group.end = end;
@@ -64,8 +83,11 @@ impl Group {
         }
     }
 
-    fn runs(&self) -> &[(Range<usize>, usize)] {
-        &self.runs[..self.run_count]
+    /// Where a run stands.
+    fn run(&self, place: usize) -> Range<usize> {
+        let run = self.runs[place];
+        let start = self.start + usize::from(run.start);
+        start..start + usize::from(run.length)
     }
 }
 
@@ -92,7 +114,8 @@ struct Part<'t> {
     text: &'t str,
     range: Range<usize>,
     digits: &'t [u8],
-    lengths: [usize; MAX_RUNS],
+    /// Of the group's runs.
+    lengths: [u8; MAX_RUNS],
     runs: usize,
     /// The separator between all runs, if it is one byte and the same everywhere.
     separator: Option<u8>,
@@ -148,30 +171,30 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
     };
     // A single short number is at most the day of a date in words.
     if group.run_count == 1 && group.count <= 4 {
-        return short(text, group.runs[0].0.clone(), tables, found).unwrap_or(group.end);
+        return short(text, group.run(0), tables, found).unwrap_or(group.end);
     }
     if touches_word(bytes, floor, at) {
         return group.end;
     }
-    let runs = group.runs();
+    let count = group.run_count;
     let known = found.len();
     let mut first = 0;
-    while first < runs.len() {
+    while first < count {
         let mut front = None;
         let mut best: Option<(usize, Kind, Range<usize>, f32)> = None;
-        for last in first..runs.len() {
-            let closes = last + 1 == runs.len()
-                || bytes[runs[last].0.end] == b' ' && runs[last + 1].0.start == runs[last].0.end + 1;
+        for last in first..count {
+            let end = group.run(last).end;
+            let closes = last + 1 == count || bytes[end] == b' ' && group.run(last + 1).start == end + 1;
             // A network's prefix length stands behind its address.
             let is_network = last == first + 3
-                && bytes.get(runs[last].0.end) == Some(&b'/')
-                && runs.get(last + 1).is_some_and(|run| run.0.len() <= 2)
-                && (first..last).all(|run| bytes[runs[run].0.end] == b'.');
+                && bytes.get(end) == Some(&b'/')
+                && last + 1 < count
+                && group.runs[last + 1].length <= 2
+                && (first..last).all(|run| bytes[group.run(run).end] == b'.');
             if !closes && !is_network {
                 continue;
             }
-            let part = Part::of(text, floor, &group, first, last);
-            if let Some((kind, range, score)) = part.read(tables, &mut front)
+            if let Some((kind, range, score)) = Part::of(text, floor, &group, first, last).read(tables, &mut front)
                 && best.as_ref().is_none_or(|(.., known)| score >= *known)
             {
                 best = Some((last, kind, range, score));
@@ -185,7 +208,7 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
             // The next part begins behind the next blank.
             None => {
                 first += 1;
-                while first < runs.len() && bytes[runs[first].0.start - 1] != b' ' {
+                while first < count && bytes[group.run(first).start - 1] != b' ' {
                     first += 1;
                 }
             }
@@ -215,21 +238,36 @@ fn touches_word(bytes: &[u8], floor: usize, at: usize) -> bool {
     }
 }
 
-/// The end of a number of one to four digits that nothing joins to anything: no letter, no separator and digit.
+/// The end of a number of one to four digits that nothing joins to anything: no letter, no separator and digit. It may be
+/// a decimal.
 pub fn alone(bytes: &[u8], at: usize) -> Option<usize> {
-    let end = at + bytes[at..].iter().take(5).take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = |from: usize| from + bytes[from..].iter().take(5).take_while(|byte| byte.is_ascii_digit()).count();
+    let byte = |place: usize| bytes.get(place).copied().unwrap_or(b' ');
+    let end = digits(at);
     let joins = |byte: u8| {
         byte >= 0x80
             || byte.is_ascii_alphanumeric()
-            || matches!(byte, b'_' | b'-' | b'.' | b':' | b'+' | b'(' | b'/' | b'\\' | b'@')
+            || matches!(byte, b'_' | b'-' | b'.' | b':' | b'+' | b'/' | b'\\' | b'@')
     };
     let before = at.checked_sub(1).map_or(b' ', |place| bytes[place]);
-    let next = bytes.get(end).copied().unwrap_or(b' ');
-    let after = bytes.get(end + 1).copied().unwrap_or(b' ');
-    let joined = next.is_ascii_alphanumeric()
-        || matches!(next, b'_' | b'-' | b'@' | b':' | b'(')
-        || matches!(next, b' ' | b'.' | b'/' | b')') && (after.is_ascii_digit() || matches!(after, b'(' | b'-'));
-    (end - at <= 4 && !joins(before) && !joined).then_some(end)
+    let joined = |end: usize| {
+        let (next, after) = (byte(end), byte(end + 1));
+        next.is_ascii_alphanumeric()
+            || matches!(next, b'_' | b'-' | b'@' | b':' | b'(')
+            || matches!(next, b' ' | b'.' | b'/' | b')')
+                && (after.is_ascii_digit()
+                    || matches!(after, b'(' | b'-')
+                    || before == b'(' && after == b' ' && byte(end + 2).is_ascii_digit())
+    };
+    if end - at > 4 || joins(before) {
+        return None;
+    }
+    if !joined(end) {
+        return Some(end);
+    }
+    // A decimal of at most four digits.
+    let fraction = if byte(end) == b'.' { digits(end + 1) } else { end };
+    (fraction > end + 1 && fraction - at <= 5 && !joined(fraction) && byte(fraction) != b'.').then_some(fraction)
 }
 
 /// A number of one to four digits: a date in words.
@@ -264,12 +302,14 @@ impl<'t> Part<'t> {
     fn of(text: &'t str, floor: usize, group: &'t Group, first: usize, last: usize) -> Part<'t> {
         let bytes = text.as_bytes();
         let runs = &group.runs[first..=last];
-        let (start, from) = (runs[0].0.start, runs[0].1);
-        let (end, to) = (runs[runs.len() - 1].0.end, runs[runs.len() - 1].1 + runs[runs.len() - 1].0.len());
+        let (from, to) = (usize::from(runs[0].from), usize::from(group.runs[last].from + group.runs[last].length));
+        let (start, end) = (group.run(first).start, group.run(last).end);
         let mut lengths = [0; MAX_RUNS];
-        runs.iter().zip(lengths.iter_mut()).for_each(|((run, _), length)| *length = run.len());
-        let between =
-            |pair: &[(Range<usize>, usize)]| (pair[1].0.start == pair[0].0.end + 1).then(|| bytes[pair[0].0.end]);
+        runs.iter().zip(lengths.iter_mut()).for_each(|(run, length)| *length = run.length);
+        let between = |pair: &[Run]| {
+            let end = pair[0].start + pair[0].length;
+            (pair[1].start == end + 1).then(|| bytes[group.start + usize::from(end)])
+        };
         let mut separators = runs.windows(2).map(between);
         let head = separators.next().flatten();
         let separator = head.filter(|head| separators.all(|other| other == Some(*head)));
@@ -283,8 +323,9 @@ impl<'t> Part<'t> {
         if plus {
             start -= 1;
         }
+        let known = &group.runs[..group.run_count];
         let length =
-            |place: Option<usize>| place.and_then(|place| group.runs().get(place)).map_or(0, |run| run.0.len());
+            |place: Option<usize>| place.and_then(|place| known.get(place)).map_or(0, |run| usize::from(run.length));
         let neighbours = [length(first.checked_sub(1)), length(Some(last + 1))];
         let is_cut = neighbours.iter().any(|neighbour| matches!(neighbour, 4 | 6) && to - from + neighbour <= 19)
             || neighbours.contains(&2) && lengths[..runs.len()].iter().all(|run| *run == 2)
@@ -302,13 +343,13 @@ impl<'t> Part<'t> {
         }
     }
 
-    fn lengths(&self) -> &[usize] {
+    fn lengths(&self) -> &[u8] {
         &self.lengths[..self.runs]
     }
 
     fn run(&self, place: usize) -> &[u8] {
-        let from: usize = self.lengths[..place].iter().sum();
-        &self.digits[from..from + self.lengths[place]]
+        let from: usize = self.lengths[..place].iter().map(|length| usize::from(*length)).sum();
+        &self.digits[from..from + usize::from(self.lengths[place])]
     }
 
     fn read(&self, tables: &mut Tables, front: &mut Option<Option<Near>>) -> Option<(Kind, Range<usize>, f32)> {

@@ -167,8 +167,8 @@ pub fn is_chinese_mobile(digits: &[u8]) -> bool {
 
 /// How sure a national number is without a word beside it, by its digits, the lengths of its runs and whether its first
 /// run stands in brackets.
-pub fn national(digits: &[u8], runs: &[usize], bracketed: bool, separator: Option<u8>) -> Option<f32> {
-    let strict = |expected: &[usize]| runs == expected;
+pub fn national(digits: &[u8], runs: &[u8], bracketed: bool, separator: Option<u8>) -> Option<f32> {
+    let strict = |expected: &[u8]| runs == expected;
     if is_chinese_mobile(digits) && (strict(&[11]) || strict(&[3, 4, 4])) {
         return Some(0.75);
     }

@@ -1,5 +1,6 @@
 //! Keys, tokens and passwords: by the prefix that their issuer gives them, or by the word that they are assigned to.
 
+use super::scan::{NAME, TOKEN};
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -161,6 +162,21 @@ const PREFIXES: &[(&str, usize)] = &[
     ("zpka_", 20),
 ];
 
+/// Which of the prefixes begin with a byte of ASCII.
+const FIRST: [(u8, u8); 128] = {
+    let mut table = [(0, 0); 128];
+    let mut place = 0;
+    while place < PREFIXES.len() {
+        let first = &mut table[PREFIXES[place].0.as_bytes()[0] as usize];
+        if first.1 == 0 {
+            first.0 = place as u8;
+        }
+        place += 1;
+        first.1 = place as u8;
+    }
+    table
+};
+
 /// How sure a token with a documented prefix is.
 const PREFIXED: f32 = 0.95;
 /// How sure a value is that stands behind a word such as "password".
@@ -179,8 +195,8 @@ pub fn prefixed(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f
     }
     // A Discord bot's: its number in base64, six and at least 27 characters.
     if (24..=28).contains(&token.len()) && token.starts_with(['M', 'N', 'O']) && bytes.get(end) == Some(&b'.') {
-        let time = run(bytes, end + 1, is_token);
-        let tail = if bytes.get(time) == Some(&b'.') { run(bytes, time + 1, is_token) } else { time };
+        let time = token_end(bytes, end + 1);
+        let tail = if bytes.get(time) == Some(&b'.') { token_end(bytes, time + 1) } else { time };
         let fits = time - end == 7 && (28..=40).contains(&(tail - time));
         return (fits && distinct(token) >= 8).then_some((start..tail, PREFIXED));
     }
@@ -189,14 +205,13 @@ pub fn prefixed(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f
         && bytes.get(end) == Some(&b':')
         && token.bytes().all(|byte| byte.is_ascii_digit())
     {
-        let tail = run(bytes, end + 1, is_token);
+        let tail = token_end(bytes, end + 1);
         return (tail - end - 1 == 35 && text[end + 1..].starts_with("AA")).then_some((start..tail, PREFIXED));
     }
-    let first = PREFIXES.partition_point(|(prefix, _)| prefix.as_bytes()[0] < token.as_bytes()[0]);
-    let same = PREFIXES[first..].iter().take_while(|(prefix, _)| prefix.as_bytes()[0] == token.as_bytes()[0]);
-    let mut kinds = same.filter(|(prefix, least)| *least > 0 && text[start..].starts_with(*prefix));
-    let (prefix, least) = kinds.next()?;
-    let end = if prefix.contains('.') { run(bytes, start, |byte| is_token(byte) || byte == b'.') } else { end };
+    let (from, to) = FIRST[usize::from(token.as_bytes()[0] & 0x7f)];
+    let same = &PREFIXES[usize::from(from)..usize::from(to)];
+    let (prefix, least) = same.iter().find(|(prefix, _)| text[start..].starts_with(*prefix))?;
+    let end = if prefix.contains('.') { NAME.end(bytes, start, MAX_TOKEN) } else { end };
     let end = start + text[start..end].trim_end_matches(['.', '-', '_']).len().max(prefix.len());
     // Atlassian's end in a checksum behind an equals sign.
     let end = match bytes.get(end) {
@@ -221,11 +236,11 @@ pub const DIGITLESS: &str = "hf_";
 /// The token that begins with [`DIGITLESS`] at `start`.
 pub fn digitless(text: &str, start: usize) -> Option<(Range<usize>, f32)> {
     let bytes = text.as_bytes();
-    let end = run(bytes, start, is_token);
+    let end = token_end(bytes, start);
     let tail = &text[start + DIGITLESS.len()..end];
     let mixed =
         tail.bytes().any(|byte| byte.is_ascii_lowercase()) && tail.bytes().any(|byte| byte.is_ascii_uppercase());
-    let free = start == 0 || !is_token(bytes[start - 1]);
+    let free = start == 0 || !TOKEN.has(bytes[start - 1]);
     (free && tail.len() >= 30 && mixed && tail.bytes().all(|byte| byte.is_ascii_alphanumeric()))
         .then_some((start..end, PREFIXED))
 }
@@ -233,7 +248,7 @@ pub fn digitless(text: &str, start: usize) -> Option<(Range<usize>, f32)> {
 /// RFC 7519: three parts of base64url, of which the first is a JSON object.
 fn jwt(bytes: &[u8], start: usize) -> Option<usize> {
     let part = |from: usize| {
-        let end = run(bytes, from, is_token);
+        let end = token_end(bytes, from);
         (end > from + 1).then_some(end)
     };
     let header = part(start)?;
@@ -255,21 +270,9 @@ fn run(bytes: &[u8], from: usize, belongs: fn(u8) -> bool) -> usize {
     from + bytes[from..].iter().take(MAX_TOKEN).take_while(|byte| belongs(**byte)).count()
 }
 
-pub fn is_token(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
+fn token_end(bytes: &[u8], from: usize) -> usize {
+    TOKEN.end(bytes, from, MAX_TOKEN)
 }
-
-/// The bytes of [`is_token`], in one look instead of four comparisons.
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128 {
-        let character = byte as u8;
-        table[byte] = character.is_ascii_alphanumeric() || character == b'_' || character == b'-';
-        byte += 1;
-    }
-    table
-};
 
 fn distinct(text: &str) -> usize {
     let mut seen = [false; 256];
@@ -494,19 +497,27 @@ enum Word {
 /// The value that is assigned to the word around `start..end`, a stem that was found.
 pub fn assigned(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f32)> {
     let bytes = text.as_bytes();
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    let from = start - bytes[..start].iter().rev().take(48).take_while(|byte| is_name(byte)).count();
     // A stem may bring its sign along.
-    let mut to = if matches!(&text[start..end], "pw:" | "pw=") { end - 1 } else { end };
+    let mut to = if matches!(&text[start..end], "pw:" | "pw=" | "asic ") { end - 1 } else { end };
     if bytes[start] < 0x80 && to == end {
-        to += bytes[end..].iter().take(48).take_while(|byte| is_name(byte) && **byte != b'.').count();
+        to = TOKEN.end(bytes, end, 48);
     }
-    let word = word(&text[from..to], &text[..from])?;
-    let value = bridge(text, to, word)?;
+    // Most words are assigned nothing, which a byte or two tell, and most others nothing that could be a secret.
+    let is_scheme = matches!(&text[start..end], "earer" | "asic ");
+    if !may_assign(text, to, is_scheme) {
+        return None;
+    }
+    let value = bridge(text, to, is_scheme)?;
     let quote = bytes[value - 1];
     let quoted = matches!(quote, b'"' | b'\'' | b'`');
     let end = value_end(text, value, quoted.then_some(quote));
     let found = &text[value..end];
+    let is_plain = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b'.' | b'-');
+    if found.len() < 5 || !quoted && found.bytes().all(is_plain) {
+        return None;
+    }
+    let from = NAME.start(bytes, 0, start, 48);
+    let word = word(&text[from..to], &text[..from])?;
     let fits = match word {
         Word::Password => is_password(found, quoted, &text[end..]),
         Word::Token => {
@@ -521,10 +532,39 @@ pub fn assigned(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f
     fits.then_some((value..end, ASSIGNED))
 }
 
+/// Whether a value may stand behind a word that ends at `at`, as [`bridge`] finds it, as far as the first bytes tell.
+fn may_assign(text: &str, at: usize, is_scheme: bool) -> bool {
+    let bytes = text.as_bytes();
+    match bytes.get(at) {
+        Some(b' ') if !is_scheme => {
+            let blanks = bytes[at..].iter().take(3).take_while(|byte| **byte == b' ').count();
+            match bytes.get(at + blanks) {
+                // `:`, `=`, `->`; "is", "are", "was", "of", "es", "to", "by", "jest".
+                Some(b':' | b'=' | b'-' | b'i' | b'a' | b'w' | b'o' | b'e' | b't' | b'b' | b'j') => true,
+                Some(byte) => *byte >= 0x80 || is_directive(&text[..at]),
+                None => false,
+            }
+        }
+        Some(b' ' | b'\\' | b'"' | b'\'' | b'`' | b']' | b')' | b'*' | b':' | b'=' | b'-' | b'>') => true,
+        // Signs of other scripts.
+        Some(byte) => *byte >= 0x80,
+        None => false,
+    }
+}
+
 /// What kind of word `name` is, with what stands before it.
 fn word(name: &str, before: &str) -> Option<Word> {
-    let plain: String =
-        name.chars().filter(|letter| !matches!(letter, '_' | '-' | '.')).flat_map(char::to_lowercase).collect();
+    let mut plain = String::with_capacity(name.len() + 8);
+    match name.is_ascii() {
+        true => plain.extend(
+            name.bytes()
+                .filter(|byte| !matches!(byte, b'_' | b'-' | b'.'))
+                .map(|byte| char::from(byte.to_ascii_lowercase())),
+        ),
+        false => {
+            plain.extend(name.chars().filter(|letter| !matches!(letter, '_' | '-' | '.')).flat_map(char::to_lowercase))
+        }
+    }
     let has = |part: &str| plain.contains(part);
     if plain == "bearer" || plain == "basic" {
         let near = before.trim_end_matches([' ', '"', '\'', ':', '=']).to_ascii_lowercase();
@@ -575,10 +615,10 @@ fn word(name: &str, before: &str) -> Option<Word> {
 }
 
 /// Where the value behind a word that ends at `at` begins: `= "`, `: `, ` is `, `是`.
-fn bridge(text: &str, at: usize, word: Word) -> Option<usize> {
+fn bridge(text: &str, at: usize, is_scheme: bool) -> Option<usize> {
     let rest = &text[at..];
     let skip = |text: &str, signs: &[char]| text.len() - text.trim_start_matches(signs).len();
-    if word == Word::Scheme {
+    if is_scheme {
         let blanks = skip(rest, &[' ']);
         return (1..=2).contains(&blanks).then_some(at + blanks);
     }
@@ -781,7 +821,7 @@ mod tests {
     }
 
     fn token(text: &str) -> Option<&str> {
-        let end = run(text.as_bytes(), 0, is_token);
+        let end = token_end(text.as_bytes(), 0);
         prefixed(text, 0, end).map(|(range, _)| &text[range])
     }
 

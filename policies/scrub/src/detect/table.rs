@@ -2,7 +2,9 @@
 
 use super::context::{self, Topic};
 use super::secret;
+use memchr::memmem::Finder;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Farthest that a head is looked for, in bytes.
 const REACH: usize = 16 << 10;
@@ -26,6 +28,7 @@ pub struct Tables {
 const STATEMENT: usize = 2_048;
 /// What parts the columns of a statement from its values.
 const VALUES: &[u8] = b"VALUES";
+static STATEMENTS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(VALUES));
 
 impl Tables {
     /// What the column of the value at `at` speaks of.
@@ -49,7 +52,7 @@ impl Tables {
     /// What the value at `at` speaks of in `INSERT INTO … (columns) VALUES (values), (values)`.
     fn in_statement(&mut self, text: &str, at: usize) -> Option<Topic> {
         let bytes = text.as_bytes();
-        if !*self.has_statements.get_or_insert_with(|| memchr::memmem::find(bytes, VALUES).is_some()) {
+        if !*self.has_statements.get_or_insert_with(|| STATEMENTS.find(bytes).is_some()) {
             return None;
         }
         let from = at.saturating_sub(STATEMENT);

@@ -3,6 +3,7 @@
 use super::context::{Near, Topic};
 use super::national::{self, Scheme};
 use super::number::beside;
+use super::scan::{NAME, TOKEN, WORD};
 use super::table::Tables;
 use super::{Found, checksum, china, date, network, secret};
 use crate::kind::Kind;
@@ -11,15 +12,14 @@ use std::ops::Range;
 /// Reads the word that holds the digit at `at` and is not digits alone. `None` when it is: then it is a number.
 pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mut Vec<Found>) -> Option<usize> {
     let bytes = text.as_bytes();
-    let mut start =
-        at - bytes[floor..at].iter().rev().take(secret::MAX_TOKEN).take_while(|byte| secret::is_token(**byte)).count();
+    let mut start = TOKEN.start(bytes, floor, at, secret::MAX_TOKEN);
     // An escaped line break is no letter of the word behind it.
     let escaped =
         |start: usize| start > floor && bytes[start - 1] == b'\\' && matches!(bytes[start], b'n' | b't' | b'r');
     if start < at && escaped(start) {
         start += 1;
     }
-    let end = at + bytes[at..].iter().take(secret::MAX_TOKEN).take_while(|byte| secret::is_token(**byte)).count();
+    let end = TOKEN.end(bytes, at, secret::MAX_TOKEN);
     let letters = bytes[start..end].iter().any(u8::is_ascii_alphabetic);
     if is_uuid(&bytes[start..end]) {
         return Some(end);
@@ -45,8 +45,8 @@ pub fn read(text: &str, floor: usize, at: usize, tables: &mut Tables, found: &mu
         return Some(end);
     }
     // Between the dashes of the token.
-    let word_start = at - bytes[start..at].iter().rev().take_while(|byte| byte.is_ascii_alphanumeric()).count();
-    let word_end = at + bytes[at..end].iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    let word_start = WORD.start(bytes, start, at, secret::MAX_TOKEN);
+    let word_end = WORD.end(bytes, at, end - at);
     let word = &bytes[word_start..word_end];
     if word.iter().all(u8::is_ascii_digit) {
         if let Some(start) = plate(text, floor, &(word_start..word_end)) {
@@ -160,9 +160,8 @@ fn token(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f32)> {
     }
     // The prefix may end in a dot: `hvs.`, `SG.`.
     let bytes = text.as_bytes();
-    let dotted = bytes[..start].strip_suffix(b".").map_or(0, |before| {
-        before.iter().rev().take(12).take_while(|byte| secret::is_token(**byte) || **byte == b'.').count() + 1
-    });
+    let dotted =
+        bytes[..start].strip_suffix(b".").map_or(0, |before| before.len() - NAME.start(bytes, 0, before.len(), 12) + 1);
     (dotted > 1)
         .then(|| secret::prefixed(text, start - dotted, end))
         .flatten()
@@ -211,7 +210,7 @@ fn classify(text: &str, floor: usize, word: Range<usize>, token_end: usize, tabl
     // What no kind below looks like needs no word beside it.
     let digits = characters.iter().filter(|byte| byte.is_ascii_digit()).count();
     let is_capital = characters.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    if !(count >= 4 && is_capital || count >= 8 && digits * 2 >= count) {
+    if !(count >= 4 && is_capital && (digits > 1 || count == 9) || count >= 8 && digits * 2 >= count) {
         let secret = is_cell(bytes, floor, word.start) && tables.topic(text, word.start) == Some(Topic::Secret);
         return if secret { is(Kind::Secret, secret::in_column(text, floor, word.start)?, 0.8) } else { None };
     }
@@ -417,11 +416,11 @@ const IBAN_LENGTHS: &[(&[u8; 2], u8)] = &[
 /// The account number that begins at `start`: of its country's length, in one word or in groups.
 fn iban(text: &str, start: usize) -> Option<Iban> {
     let bytes = text.as_bytes();
-    let head = bytes.get(start..start + 4)?;
-    let country = [head[0].to_ascii_uppercase(), head[1].to_ascii_uppercase()];
-    if !(head[2].is_ascii_digit() && head[3].is_ascii_digit() && head[0].is_ascii_alphabetic()) {
+    let &[first, second, third, fourth] = bytes[start..].first_chunk()?;
+    if !(third.is_ascii_digit() && fourth.is_ascii_digit() && first.is_ascii_alphabetic()) {
         return None;
     }
+    let country = [first.to_ascii_uppercase(), second.to_ascii_uppercase()];
     let place = IBAN_LENGTHS.binary_search_by(|(known, _)| (**known).cmp(&country)).ok()?;
     let length = usize::from(IBAN_LENGTHS[place].1);
     let mut compact = [0u8; 34];
@@ -446,11 +445,15 @@ fn iban(text: &str, start: usize) -> Option<Iban> {
 fn plate(text: &str, floor: usize, word: &Range<usize>) -> Option<usize> {
     let bytes = text.as_bytes();
     let characters = &bytes[word.clone()];
+    // A province stands before the office, or before a sign and the office.
+    if !bytes[floor.max(word.start.saturating_sub(8))..word.start].iter().any(|byte| *byte >= 0x80) {
+        return None;
+    }
     // Trailers, police, learners and cars of Hong Kong and Macao have a sign in the place of the last character.
-    let signed = usize::from(plate_end(text, word.end) > word.end);
     if !(4..=7).contains(&characters.len()) {
         return None;
     }
+    let signed = usize::from(plate_end(text, word.end) > word.end);
     let is_tail = |tail: &[u8]| china::is_plate(tail) || signed == 1 && china::is_signed_plate(tail);
     let before = &text[floor..word.start];
     let province =
