@@ -99,6 +99,31 @@ provider = "o"
 model = "m"
 scrub = ["EMAIL"]
 scrub_forgiving = true
+
+[routes.guarded-o]
+provider = "o"
+model = "m"
+scrub = ["ALL"]
+scrub_answers = true
+
+[routes.guarded-a]
+provider = "a"
+model = "m"
+scrub = ["ALL"]
+scrub_answers = true
+
+[routes.guarded-g]
+provider = "g"
+model = "m"
+scrub = ["ALL"]
+scrub_answers = true
+
+[routes.withheld]
+provider = "o"
+model = "m"
+scrub = ["EMAIL"]
+scrub_answers = true
+scrub_action = "refuse"
 """
 ROUTES = {CHAT: "all-o", RESPONSES: "all-o", MESSAGES: "all-a", GEMINI: "all-g"}
 
@@ -244,6 +269,45 @@ def test_arguments_of_tools_that_send_things_away_keep_their_placeholders(edge, 
         [(called, arguments)] = said.calls
         assert (called, json.loads(arguments)) == (name, {"to": "<EMAIL_1>" if kept else "ann@example.com"})
         assert (b"ann@example.com" in answer.body) != kept or b"<EMAIL_1>" not in answer.body
+
+
+SAID = "Ask Bob (bob@example.org, +1 415-555-0132), card 4111 1111 1111 1111; you are <EMAIL_1>."
+SHOWN = "Ask Bob ([EMAIL], [PHONE]), card [CREDIT_CARD]; you are ann@example.com."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_the_provider_says_by_itself_is_masked(edge, dialect, stream):
+    route = ROUTES[dialect].replace("all", "guarded")
+    for split in (1, 5, 1000):
+        script = {"reply": {"text": SAID}, "split": split}
+        answer = dialects.ask(edge, dialect, route, "I am ann@example.com", edge.key, stream, script)
+        assert answer.status == 200, answer
+        said = dialects.read_stream(dialect, answer.body) if stream else dialects.read_plain(dialect, answer.json())
+        assert said.text == SHOWN and said.done
+        assert b"bob@example.org" not in answer.body and b"4111 1111" not in answer.body
+        script = {"tool_call": {"name": "send", "arguments": '{"to": "bob@example.org", "cc": "<EMAIL_1>"}'}, "split": split}
+        more = dialects.with_tool(dialect)
+        answer = dialects.ask(edge, dialect, route, "I am ann@example.com", edge.key, stream, script, **more)
+        said = dialects.read_stream(dialect, answer.body) if stream else dialects.read_plain(dialect, answer.json())
+        [(_, arguments)] = said.calls
+        assert json.loads(arguments) == {"to": "[EMAIL]", "cc": "ann@example.com"}
+    assert edge.metric("sluice_scrubbed_answers_total", kind="CREDIT_CARD") >= 3
+
+
+def test_an_answer_that_says_what_the_route_refuses_is_withheld(edge, provider):
+    reply = {"reply": {"text": "It is bob@example.org, as you know."}, "split": 3}
+    answer = edge.chat(edge.key, user("Who?", model="withheld"), reply)
+    assert (answer.status, answer.error["code"]) == (403, "answer_withheld")
+    assert "EMAIL" in answer.error["message"] and b"bob@example.org" not in answer.body
+    streamed = edge.chat(edge.key, user("Who?", model="withheld", stream=True), reply)
+    assert b"answer_withheld" in streamed.body and b"bob@" not in streamed.body and b"[DONE]" not in streamed.body
+    # The first content refuses already: the status can still say so.
+    at_once = {"reply": {"text": "bob@example.org is he."}, "split": 1000}
+    streamed = edge.chat(edge.key, user("Who?", model="withheld", stream=True), at_once)
+    assert (streamed.status, streamed.error["code"]) == (403, "answer_withheld")
+    fine = edge.chat(edge.key, user("Who?", model="withheld"), {"reply": {"text": "Nobody."}})
+    assert fine.text == "Nobody."
 
 
 def test_what_a_provider_keeps_is_hashed(edge, provider):

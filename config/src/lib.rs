@@ -299,6 +299,8 @@ pub struct Scrub {
     pub forgiving: bool,
     /// Tools whose arguments leave for somebody else: nothing is put back in them.
     pub outbound_tools: Vec<String>,
+    /// Whether what the provider itself says is looked at, too.
+    pub answers: bool,
 }
 
 /// An exception for a kind, or a pattern of the operator's own.

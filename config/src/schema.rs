@@ -80,6 +80,7 @@ pub(crate) const ROUTE: &[&str] = &[
     "scrub",
     "scrub_action",
     "scrub_allow",
+    "scrub_answers",
     "scrub_forgiving",
     "scrub_outbound_tools",
     "scrub_rules",

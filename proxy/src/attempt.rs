@@ -20,7 +20,7 @@ use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_config::ProviderKind;
 use sluice_policies::upstream::retry_after;
-use sluice_scrub::Vault;
+use sluice_scrub::{Refused, Vault};
 use sluice_wire::event::{Usage, wholes};
 use sluice_wire::json::{Document, Value};
 use sluice_wire::{Dialect, Failure, Family, Splices, kind_of_status, translate};
@@ -108,6 +108,11 @@ impl Miss {
     /// The request cannot be put for this target.
     fn unfit(refusal: Refusal) -> Miss {
         Miss { is_failure: false, is_unsent: true, ..Miss::of(refusal, Again::Elsewhere) }
+    }
+
+    /// The answer says what the route refuses; asking again would cost as much and say the same.
+    fn withheld(refusal: Refusal) -> Miss {
+        Miss { is_failure: false, ..Miss::of(refusal, Again::Nowhere) }
     }
 
     fn unsent(self) -> Miss {
@@ -266,7 +271,7 @@ impl Outgoing<'_> {
         let client = self.scrubbed.dialect();
         let media = media_type(&header);
         let is_verbatim = matches!(encoded.body, EncodedBody::Unread) || !has_body(&self.header.method, status);
-        let reads = encoded.dialect != Dialect::Other || !vault.is_empty() || status >= 400;
+        let reads = encoded.dialect != Dialect::Other || !vault.leaves_answers() || status >= 400;
         if is_verbatim || !reads {
             return Ok((header, Content::Verbatim, Usage::default()));
         }
@@ -290,7 +295,7 @@ impl Outgoing<'_> {
         }
         if media == "text/event-stream" {
             if !client.is_conversation() && client != Dialect::Completions {
-                return match vault.is_empty() {
+                return match vault.leaves_answers() {
                     true => Ok((header, Content::Verbatim, Usage::default())),
                     false => Err(Miss::unfit(Refusal::unscrubbable(
                         "the event stream of this path",
@@ -310,11 +315,14 @@ impl Outgoing<'_> {
             ));
         }
         // Embeddings are large, hold no text, and need not be read.
-        if !is_json || (vault.is_empty() && encoded.dialect == Dialect::Embeddings) {
+        if !is_json || (vault.leaves_answers() && encoded.dialect == Dialect::Embeddings) {
             return Ok((header, Content::Verbatim, Usage::default()));
         }
         let body = reader.whole(MAX_WHOLE).await.map_err(broke_off)?;
         let (body, usage) = self.whole_answer(body, encoded)?;
+        if let Some(refused) = vault.refused_answer() {
+            return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
+        }
         Ok((header, Content::Whole(body), usage))
     }
 
@@ -344,7 +352,7 @@ impl Outgoing<'_> {
         }
         let instructions = self.own_instructions();
         // With nothing to put back the body passes as it came.
-        if self.scrubbed.vault.is_empty() && instructions.is_none() {
+        if self.scrubbed.vault.leaves_answers() && instructions.is_none() {
             return Ok((body, usage));
         }
         let shown = restore_document(text, &document, &self.scrubbed.vault, instructions.as_deref());
@@ -392,6 +400,10 @@ impl Outgoing<'_> {
             }
             match pushed {
                 // What was shown before the fault is content; relay says the rest.
+                Err(ErrorCode::AnswerWithheld) if !events.content => {
+                    let refused = self.scrubbed.vault.refused_answer().unwrap_or(Refused(String::new()));
+                    return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
+                }
                 Err(code) if !events.content => return Err(broke_off(code)),
                 Err(code) => {
                     let end = events.fail(code);
@@ -742,7 +754,7 @@ fn has_body(method: &Method, status: u16) -> bool {
 
 /// Every string of a JSON answer with its originals; `None` when nothing is to be put back.
 fn restore_json(text: &str, vault: &Vault, instructions: Option<&str>) -> Option<String> {
-    if vault.is_empty() && instructions.is_none() {
+    if vault.leaves_answers() && instructions.is_none() {
         return None;
     }
     restore_document(text, &Document::parse(text).ok()?, vault, instructions)
@@ -757,10 +769,10 @@ fn restore_document(text: &str, document: &Document, vault: &Vault, instructions
     }
     for whole in wholes(root) {
         let is_outbound = whole.tool.as_ref().is_some_and(|tool| vault.is_outbound(tool));
-        if is_outbound || echoed.is_some_and(|echoed| echoed.span().contains(&whole.range.start)) {
+        if echoed.is_some_and(|echoed| echoed.span().contains(&whole.range.start)) {
             continue;
         }
-        if let Some(shown) = restored(&text[whole.range.clone()], whole.nested, vault) {
+        if let Some(shown) = restored(&text[whole.range.clone()], whole.nested, is_outbound, vault) {
             splices.replace(whole.range, shown);
         }
     }

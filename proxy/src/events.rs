@@ -135,6 +135,7 @@ impl Events {
         self.flush(|_| true, &mut out);
         let message = match code {
             ErrorCode::UpstreamTimeout => "The provider stopped sending; the answer is incomplete.",
+            ErrorCode::AnswerWithheld => "The provider said what this route refuses; the answer ends here.",
             ErrorCode::UpstreamProtocolError => {
                 "The provider sent what is no event of its dialect; the answer is incomplete."
             }
@@ -175,7 +176,7 @@ impl Events {
             out.extend_from_slice(frame.raw());
             return Ok(());
         };
-        if self.content && self.added == 0 && self.vault.is_empty() {
+        if self.content && self.added == 0 && self.vault.leaves_answers() {
             if self.is_plain(&data) {
                 out.extend_from_slice(frame.raw());
                 return Ok(());
@@ -195,8 +196,11 @@ impl Events {
             return Ok(());
         }
         let mut splices = Splices::default();
-        if !self.vault.is_empty() {
+        if !self.vault.leaves_answers() {
             self.restore(&chunk, &data, &mut splices);
+            if self.vault.refused_answer().is_some() {
+                return Err(ErrorCode::AnswerWithheld);
+            }
         }
         if self.translation_is_metered() {
             self.usage = self.usage.and(chunk.usage);
@@ -280,17 +284,14 @@ impl Events {
         self.outbound.extend(named.map(|(start, _)| start.clone()));
         let stays = |channel: &str| self.outbound.iter().any(|start| channel.starts_with(start.as_str()));
         for delta in &chunk.deltas {
-            if stays(&delta.channel) {
-                continue;
-            }
             let said = decode(&data[delta.range.clone()]);
-            let make = || if delta.nested { Restorer::json() } else { Restorer::text() };
+            let make = || restorer(delta.nested, stays(&delta.channel));
             let restorer = self.channels.entry(delta.channel.clone()).or_insert_with(make);
             let mut shown = String::with_capacity(said.len());
             restorer.push(&said, &self.vault, &mut shown);
             // An event that ends its own channel says the rest itself.
             if chunk.ends.iter().any(|end| delta.channel.starts_with(end.as_str())) {
-                restorer.finish(&mut shown);
+                restorer.finish(&self.vault, &mut shown);
             }
             if self.client == Dialect::Responses && restorer.holds() {
                 self.images.insert(delta.channel.clone(), (data.to_owned(), delta.range.clone()));
@@ -301,10 +302,8 @@ impl Events {
         }
         for whole in &chunk.wholes {
             let is_outbound = whole.tool.as_ref().is_some_and(|tool| self.vault.is_outbound(tool));
-            if is_outbound || whole.nested && stays(&chunk.item) {
-                continue;
-            }
-            if let Some(shown) = restored(&data[whole.range.clone()], whole.nested, &self.vault) {
+            let keeps = is_outbound || whole.nested && stays(&chunk.item);
+            if let Some(shown) = restored(&data[whole.range.clone()], whole.nested, keeps, &self.vault) {
                 splices.replace(whole.range.clone(), shown);
             }
         }
@@ -318,7 +317,7 @@ impl Events {
         for channel in held {
             let mut text = String::new();
             if let Some(restorer) = self.channels.get_mut(&channel) {
-                restorer.finish(&mut text);
+                restorer.finish(&self.vault, &mut text);
             }
             let frame = match self.images.remove(&channel) {
                 Some((data, range)) => self.again(&data, range, &text),
@@ -356,16 +355,23 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// For text, or for tool-call arguments if `nested`, in which placeholders stay if it `keeps` them.
+fn restorer(nested: bool, keeps: bool) -> Restorer {
+    let restorer = if nested { Restorer::json() } else { Restorer::text() };
+    if keeps { restorer.keeping() } else { restorer }
+}
+
 /// A complete string with its originals, escaped again; `None` when it has none.
-pub fn restored(written: &str, nested: bool, vault: &Vault) -> Option<String> {
-    if !vault.is_forgiving() && !written.contains('<') && !written.contains("\\u003") {
+pub fn restored(written: &str, nested: bool, keeps: bool, vault: &Vault) -> Option<String> {
+    let may_hold = vault.is_forgiving() || written.contains('<') || written.contains("\\u003");
+    if !vault.guards_answers() && (keeps || !may_hold) {
         return None;
     }
-    let mut restorer = if nested { Restorer::json() } else { Restorer::text() };
+    let mut restorer = restorer(nested, keeps);
     let said = decode(written);
     let mut shown = String::with_capacity(said.len());
     restorer.push(&said, vault, &mut shown);
-    restorer.finish(&mut shown);
+    restorer.finish(vault, &mut shown);
     (shown != said).then(|| escaped(&shown))
 }
 

@@ -240,6 +240,7 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
         }
         notes.push((note::CONTEXT, text));
     }
+    tally.vault = scrubbed.vault.guards_answers().then(|| Arc::clone(&scrubbed.vault));
     tally.scrubbed = scrubbed.vault.counts().map(|(kind, count)| (kind.to_owned(), count)).collect();
     if !tally.scrubbed.is_empty() {
         let counts: Vec<String> = tally.scrubbed.iter().map(|(kind, count)| format!("{kind}={count}")).collect();

@@ -97,7 +97,7 @@ pub struct RouteEntry {
     pub label: String,
     pub route: Route,
     /// What is taken out of requests.
-    pub scrub: Rules,
+    pub scrub: Arc<Rules>,
     /// Never empty.
     pub targets: Vec<Arc<Target>>,
     pub fallbacks: Vec<Arc<Target>>,
@@ -393,7 +393,7 @@ impl RouteEntry {
         if route.window_tokens.is_some() {
             sluice_text::warm_token_counter();
         }
-        let scrub = route.scrub.rules();
+        let scrub = Arc::new(route.scrub.rules());
         if !scrub.is_empty() {
             // Its tables are twelve megabytes, which an edge that scrubs nothing does not need.
             sluice_scrub::warm();

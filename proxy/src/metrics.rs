@@ -139,6 +139,7 @@ pub struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     tokens: Family<TokenLabels, Counter>,
     pub scrubbed: Family<KindLabels, Counter>,
+    pub scrubbed_answers: Family<KindLabels, Counter>,
     recall_hit: Counter,
     recall_miss: Counter,
     pub upstream_cancelled: Counter,
@@ -200,6 +201,12 @@ impl Metrics {
             tokens.clone(),
         );
         let scrubbed = Family::default();
+        let scrubbed_answers = Family::default();
+        registry.register(
+            "scrubbed_answers",
+            "Findings of personal data and secrets that providers said by themselves, by kind",
+            scrubbed_answers.clone(),
+        );
         registry.register("scrubbed", "Findings of personal data and secrets, by kind", scrubbed.clone());
         let recall = Family::<ResultLabels, Counter>::default();
         registry.register("recall_cache", "Look-ups of retrieved context by result", recall.clone());
@@ -244,6 +251,7 @@ impl Metrics {
             attempts,
             tokens,
             scrubbed,
+            scrubbed_answers,
             upstream_cancelled,
             websocket,
             epoch,

@@ -51,6 +51,7 @@ pub enum ErrorCode {
     PromptNotFound,
     UnscrubbableContent,
     PersonalDataRefused,
+    AnswerWithheld,
     UnsupportedField,
     UnsupportedEndpoint,
     CredentialMissing,
@@ -65,7 +66,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    pub const ALL: [ErrorCode; 28] = [
+    pub const ALL: [ErrorCode; 29] = [
         ErrorCode::InvalidApiKey,
         ErrorCode::NotPermitted,
         ErrorCode::ModelNotFound,
@@ -83,6 +84,7 @@ impl ErrorCode {
         ErrorCode::PromptNotFound,
         ErrorCode::UnscrubbableContent,
         ErrorCode::PersonalDataRefused,
+        ErrorCode::AnswerWithheld,
         ErrorCode::UnsupportedField,
         ErrorCode::UnsupportedEndpoint,
         ErrorCode::CredentialMissing,
@@ -118,6 +120,7 @@ impl ErrorCode {
             PromptNotFound => ("prompt_not_found", 404, "invalid_request_error", Caller, false),
             UnscrubbableContent => ("unscrubbable_content", 400, "invalid_request_error", Policy, false),
             PersonalDataRefused => ("personal_data_refused", 400, "invalid_request_error", Policy, false),
+            AnswerWithheld => ("answer_withheld", 403, "invalid_request_error", Policy, false),
             UnsupportedField => ("unsupported_field", 400, "invalid_request_error", Caller, false),
             UnsupportedEndpoint => ("unsupported_endpoint", 404, "invalid_request_error", Caller, false),
             CredentialMissing => ("credential_missing", 503, "server_error", Policy, false),
@@ -244,6 +247,13 @@ impl Refusal {
                 "The request holds a value of kind {kind}, which this route refuses. Take it out and send it again."
             ),
         )
+    }
+
+    /// The provider said what the route refuses.
+    pub fn answer_withheld(refused: &Refused) -> Refusal {
+        let kind = &refused.0;
+        let message = format!("The provider's answer holds a value of kind {kind}, which this route refuses.");
+        Refusal::new(ErrorCode::AnswerWithheld, message)
     }
 
     /// What the target's dialect has no words for.

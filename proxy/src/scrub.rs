@@ -63,6 +63,9 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
     }
     let mut context_homeless = false;
     let listed = plan.route.route.unscrubbable_paths.iter().any(|prefix| plan.path.starts_with(prefix.as_str()));
+    if plan.route.route.scrub.answers && !rules.is_empty() && !listed {
+        vault.guard_answers(Arc::clone(rules));
+    }
     if !rules.is_empty() && !listed {
         check_target(&plan.path, &plan.query, rules)?;
     }

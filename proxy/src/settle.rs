@@ -5,6 +5,7 @@ use crate::metrics::{KindLabels, Step, microseconds};
 use crate::plan::UnitHashes;
 use crate::refuse::ErrorCode;
 use crate::upstreams::Target;
+use sluice_scrub::Vault;
 use sluice_segment::{Record, Run};
 use sluice_wire::event::Usage;
 use std::borrow::Cow;
@@ -25,6 +26,8 @@ pub struct Tally {
     pub usage: Usage,
     pub upstream: Option<Duration>,
     pub scrubbed: Vec<(String, u32)>,
+    /// Where it stands what of the answer was masked.
+    pub vault: Option<Arc<Vault>>,
     /// Who asked, once that is known.
     pub key: Option<Arc<KeyEntry>>,
     /// Which prompt version, and of which experiment's arm.
@@ -57,6 +60,7 @@ impl Tally {
             usage: Usage::default(),
             upstream: None,
             scrubbed: Vec::new(),
+            vault: None,
             key: None,
             prompt: None,
             units: UnitHashes::default(),
@@ -140,6 +144,9 @@ pub fn settle(tally: Tally, live: &Live) {
     meters.output_tokens.inc_by(tally.usage.output.unwrap_or(0));
     for (kind, count) in &tally.scrubbed {
         metrics.scrubbed.get_or_create(&KindLabels { kind: kind.clone() }).inc_by(u64::from(*count));
+    }
+    for (kind, count) in tally.vault.iter().flat_map(|vault| vault.answer_counts()) {
+        metrics.scrubbed_answers.get_or_create(&KindLabels { kind }).inc_by(u64::from(count));
     }
     if let Some(code) = tally.error {
         metrics.error(code);

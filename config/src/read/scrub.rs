@@ -23,6 +23,7 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Scrub {
         allow: texts(table, "scrub_allow"),
         rules: rules(table, action),
         outbound_tools: texts(table, "scrub_outbound_tools"),
+        answers: table.boolean("scrub_answers").unwrap_or(false),
         forgiving: table.boolean("scrub_forgiving").unwrap_or(false),
     }
 }

@@ -6,6 +6,7 @@
 
 mod detect;
 mod fold;
+mod guard;
 mod kind;
 mod restore;
 mod rules;

@@ -3,6 +3,8 @@
 //! Only a proper prefix of a placeholder that was issued is ever held back, so a stream is not delayed. Inserted text
 //! is never looked at again: an original may itself look like a placeholder.
 
+use crate::guard::{Guard, Piece};
+use crate::rules::Rules;
 use crate::url::{LOOK_BACK, open_url};
 use crate::vault::{Issued, MAX_PLACEHOLDER, Vault};
 
@@ -15,6 +17,10 @@ pub struct Restorer {
     tail: String,
     /// Set for tool-call arguments, whose text is JSON.
     json: Option<Quotes>,
+    /// What is looked for in the model's own words, where anything is.
+    guard: Guard,
+    /// Whether placeholders stay: the arguments of some tools leave again, for somebody else.
+    keeps: bool,
 }
 
 /// Whether the end of JSON text is inside a string.
@@ -57,8 +63,42 @@ impl Restorer {
         Restorer { json: Some(Quotes::default()), ..Restorer::default() }
     }
 
+    /// The same, but placeholders stay as they are.
+    pub fn keeping(self) -> Restorer {
+        Restorer { keeps: true, ..self }
+    }
+
     /// Takes the next piece and appends what can be shown to `out`.
     pub fn push(&mut self, piece: &str, vault: &Vault, out: &mut String) {
+        match vault.answer_rules() {
+            None => self.put_back(piece, vault, out),
+            Some(rules) => self.hear(piece, false, rules, vault, out),
+        }
+    }
+
+    /// Masks what the model says by itself, and puts originals back into the rest.
+    fn hear(&mut self, piece: &str, ended: bool, rules: &Rules, vault: &Vault, out: &mut String) {
+        let mut guard = std::mem::take(&mut self.guard);
+        guard.push(piece, ended, rules, |piece| match piece {
+            Piece::Text(text) => self.put_back(text, vault, out),
+            Piece::Found(kind) => {
+                let Some(mask) = vault.heard(kind) else { return };
+                self.release(out);
+                // Outside a string a mask would be no JSON.
+                match self.json {
+                    Some(Quotes { inside: false, .. }) => self.show(&format!("\"{mask}\""), out),
+                    _ => self.show(&mask, out),
+                }
+            }
+        });
+        self.guard = guard;
+    }
+
+    fn put_back(&mut self, piece: &str, vault: &Vault, out: &mut String) {
+        if self.keeps {
+            self.show(piece, out);
+            return;
+        }
         let joined;
         let text = if self.carry.is_empty() {
             piece
@@ -91,14 +131,21 @@ impl Restorer {
     }
 
     /// Ends the channel: what was held back is shown as it is.
-    pub fn finish(&mut self, out: &mut String) {
+    pub fn finish(&mut self, vault: &Vault, out: &mut String) {
+        if let Some(rules) = vault.answer_rules() {
+            self.hear("", true, rules, vault, out);
+        }
+        self.release(out);
+    }
+
+    fn release(&mut self, out: &mut String) {
         let carry = std::mem::take(&mut self.carry);
         self.show(&carry, out);
     }
 
     /// Whether something is held back.
     pub fn holds(&self) -> bool {
-        !self.carry.is_empty()
+        !self.carry.is_empty() || self.guard.holds()
     }
 
     /// Where a placeholder may begin: `<`, or in JSON a backslash that may begin `\u003c`.
@@ -325,7 +372,8 @@ fn escape_json(text: &str, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Rules;
+    use crate::kind::Kind;
+    use crate::rules::Action;
     use crate::vault::{Series, apply};
     use proptest::prelude::*;
 
@@ -342,7 +390,7 @@ mod tests {
         for piece in pieces {
             restorer.push(piece, vault, &mut out);
         }
-        restorer.finish(&mut out);
+        restorer.finish(vault, &mut out);
         out
     }
 
@@ -431,6 +479,34 @@ mod tests {
         let expected = "a@x.com, a@x.com, a@x.com, a@x.com, a@x.com, a@x.com and a@x.com. email_10 my_email_1 <EMAIL>";
         check(Restorer::text, &vault, said, expected);
         check(Restorer::text, &vault, "phone_1 <PHONE_1>.", "phone_1 +1 415-555-0132.");
+    }
+
+    #[test]
+    fn what_the_model_says_by_itself_is_masked_and_what_was_sent_comes_back() {
+        let mut vault = Vault::default();
+        let _ = vault.scrub("a@x.com", &Rules::default(), Series::Conversation);
+        vault.guard_answers(std::sync::Arc::new(Rules::default()));
+        check(
+            Restorer::text,
+            &vault,
+            "Write to <EMAIL_1> or bob@example.com, card 4111 1111 1111 1111.",
+            "Write to a@x.com or [EMAIL], card [CREDIT_CARD].",
+        );
+        check(
+            Restorer::json,
+            &vault,
+            r#"{"to":"<EMAIL_1>","cc":"bob@example.com","n":4111111111111111}"#,
+            r#"{"to":"a@x.com","cc":"[EMAIL]","n":"[CREDIT_CARD]"}"#,
+        );
+        check(|| Restorer::text().keeping(), &vault, "<EMAIL_1> bob@example.com x", "<EMAIL_1> [EMAIL] x");
+        assert_eq!(vault.refused_answer(), None);
+        let mut rules = Rules::of(&[Kind::Email]);
+        rules.want(Kind::Email, 0.5, Action::Refuse);
+        let mut vault = Vault::default();
+        vault.guard_answers(std::sync::Arc::new(rules));
+        assert_eq!(restore(Restorer::text(), &["bob@exa", "mple.com"], &vault), "[EMAIL]");
+        assert_eq!(vault.refused_answer().map(|refused| refused.0).as_deref(), Some("EMAIL"));
+        assert_eq!(vault.answer_counts(), [("EMAIL".to_owned(), 1)]);
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use crate::url::open_url;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroizing;
 
 /// Where a text comes from; each source has its own numbers, so that those of the conversation do not depend on what
@@ -55,6 +56,20 @@ pub struct Vault {
     /// URLs that left in the request, each up to a placeholder in it.
     urls: HashSet<String>,
     counts: BTreeMap<String, u32>,
+    /// What is looked for in what the provider says, if anything.
+    answers: Option<Answers>,
+}
+
+/// What the provider said that it should not have.
+struct Answers {
+    rules: Arc<Rules>,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Default)]
+struct Heard {
+    counts: BTreeMap<String, u32>,
+    refused: Option<Refused>,
 }
 
 pub(crate) struct Issued {
@@ -199,9 +214,49 @@ impl Vault {
         self.at_or_after(placeholder.as_bytes()).filter(|issued| issued.placeholder == placeholder)
     }
 
-    /// Whether nothing was replaced, so that nothing needs to be restored.
-    pub fn is_empty(&self) -> bool {
-        self.issued.is_empty()
+    /// Looks for personal data in what the provider says, too, and masks it.
+    pub fn guard_answers(&mut self, rules: Arc<Rules>) {
+        self.answers = Some(Answers { rules, heard: Mutex::default() });
+    }
+
+    /// Whether answers pass as they are: nothing was replaced that needs to be restored, and nothing is looked for.
+    pub fn leaves_answers(&self) -> bool {
+        self.issued.is_empty() && self.answers.is_none()
+    }
+
+    /// Whether anything is looked for in what the provider says.
+    pub fn guards_answers(&self) -> bool {
+        self.answers.is_some()
+    }
+
+    pub(crate) fn answer_rules(&self) -> Option<&Rules> {
+        self.answers.as_ref().map(|answers| &*answers.rules)
+    }
+
+    /// Notes that the provider said a value of this kind, and says what to put there.
+    pub(crate) fn heard(&self, kind: Kind) -> Option<String> {
+        let answers = self.answers.as_ref()?;
+        let name = answers.rules.name(kind);
+        let action = answers.rules.action(kind);
+        let mut heard = answers.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard.counts.entry(name.to_owned()).or_insert(0) += 1;
+        if action == Action::Refuse && heard.refused.is_none() {
+            heard.refused = Some(Refused(name.to_owned()));
+        }
+        (action != Action::Report).then(|| format!("[{name}]"))
+    }
+
+    /// What the provider said that the rules refuse, if it did: the answer must not go on.
+    pub fn refused_answer(&self) -> Option<Refused> {
+        let answers = self.answers.as_ref()?;
+        answers.heard.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
+    }
+
+    /// How many values of each kind the provider said, by name.
+    pub fn answer_counts(&self) -> Vec<(String, u32)> {
+        let Some(answers) = &self.answers else { return Vec::new() };
+        let heard = answers.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.counts.iter().map(|(name, count)| (name.clone(), *count)).collect()
     }
 
     /// How many findings there were of each kind, by name.

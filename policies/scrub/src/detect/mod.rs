@@ -18,6 +18,8 @@ mod secret;
 mod table;
 mod word;
 
+pub(crate) use network::is_wide;
+
 use crate::fold::Folded;
 use crate::kind::Kind;
 use crate::rules::Rules;

@@ -119,7 +119,7 @@ fn is_prose(last: &str, labels: &str) -> bool {
 }
 
 /// Scripts that are written without spaces.
-fn is_wide(character: char) -> bool {
+pub fn is_wide(character: char) -> bool {
     matches!(u32::from(character), 0x0E00..=0x0EFF | 0x1100..=0x11FF | 0x2E80..=0x9FFF | 0xAC00..=0xD7FF | 0xF900..=0xFAFF | 0x20000..=0x3FFFF)
 }
 
