@@ -41,7 +41,7 @@ race: tools
 bench-scrub: tools
 	$(CARGO) build --profile dist --package sluice-bench --bin scrub
 	python3 -m venv target/bench/venv && target/bench/venv/bin/pip install --quiet --disable-pip-version-check datafog-core==0.4.4
-	taskset -c 0 ./target/dist/scrub --corpus policies/scrub/tests/corpus/dev.jsonl --prose samples/knowledge/scifact/corpus.jsonl --code proxy policies config store --python target/bench/venv/bin/python
+	taskset -c 0 ./target/dist/scrub --corpus policies/scrub/tests/corpus/dev.jsonl --prose samples/knowledge/scifact/corpus.jsonl --code proxy policies config store --real proxy store /usr/share/doc /var/log/dpkg.log /usr/lib/python3 --python target/bench/venv/bin/python
 
 # Long runs: twenty edges, a million run records with edges killed meanwhile; then the fuzz targets, ten minutes each.
 soak: tools

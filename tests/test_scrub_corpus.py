@@ -2,7 +2,9 @@
 to the client, in every dialect, streamed and not; and what each action does."""
 
 import json
+import re
 import subprocess
+import time
 
 import pytest
 
@@ -117,6 +119,18 @@ provider = "g"
 model = "m"
 scrub = ["ALL"]
 scrub_answers = true
+
+[routes.kept]
+provider = "o"
+model = "m"
+scrub = ["ALL"]
+scrub_session_seconds = 3600
+
+[routes.kept-briefly]
+provider = "o"
+model = "m"
+scrub = ["ALL"]
+scrub_session_seconds = 1
 
 [routes.withheld]
 provider = "o"
@@ -320,6 +334,53 @@ def test_what_a_provider_keeps_is_hashed(edge, provider):
         assert dialects.read_plain(RESPONSES, answer.json()).text == "I am ann@example.com"
         sent.append(json.loads(provider.received(tag)["body"])["input"][0]["content"])
     assert sent[0] == sent[1] and "<EMAIL_h" in sent[0]
+
+
+def test_a_session_keeps_its_originals_where_the_route_lets_it(edge, provider):
+    key = edge.new_key(asserts="session,subject")
+
+    def ask(model, text, reply, session="s1", subject="u1"):
+        tag = mark()
+        steering = {"session": session, "subject": subject}
+        answer = edge.chat(key, user(text, model=model, sluice=steering), {"reply": {"text": reply}}, tag)
+        assert answer.status == 200, answer
+        return json.loads(provider.received(tag)["body"])["messages"][0]["content"], answer.text
+
+    assert ask("kept", "I am ann@example.com", "Hello <EMAIL_1>.") == ("I am <EMAIL_1>", "Hello ann@example.com.")
+    # A later turn that does not send the first again: numbers go on, and what was said before comes back.
+    later = ask("kept", "Copy bob@example.com", "<EMAIL_1> and <EMAIL_2>")
+    assert later == ("Copy <EMAIL_2>", "ann@example.com and bob@example.com")
+    # Who types a placeholder gets it back.
+    assert ask("kept", "What is <EMAIL_1>?", "<EMAIL_1>, <EMAIL_2>")[1] == "<EMAIL_1>, bob@example.com"
+    # Neither another session nor another subject has it, nor a route that keeps nothing.
+    for more in ({"session": "s2"}, {"subject": "u2"}):
+        assert ask("kept", "Hello", "<EMAIL_1>", **more)[1] == "<EMAIL_1>"
+    assert ask("all-o", "Hello", "<EMAIL_1>")[1] == "<EMAIL_1>"
+    # It outlives the process, however that ends.
+    time.sleep(1)
+    edge.restart(kill=True)
+    edge.wait_ready()
+    assert ask("kept", "Hello again", "<EMAIL_2>")[1] == "bob@example.com"
+    files = [path for path in edge.store.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "sessions.redb" for path in files)
+    assert not [path for path in files if b"ann@example.com" in path.read_bytes()]
+    assert ask("kept-briefly", "I am ann@example.com", "x", session="s3")[0] == "I am <EMAIL_1>"
+    time.sleep(2.1)
+    assert ask("kept-briefly", "Hello", "<EMAIL_1>", session="s3")[1] == "<EMAIL_1>"
+
+
+def test_a_session_restores_what_an_earlier_stateful_call_held(edge, provider):
+    key = edge.new_key(asserts="session")
+    first, tag = {"sluice": {"session": "r1"}, "store": True}, mark()
+    answer = dialects.ask(edge, RESPONSES, "kept", "I am ann@example.com", key, mark=tag, **first)
+    assert answer.status == 200, answer
+    [placeholder] = re.findall(r"<EMAIL_h\w+>", provider.received(tag)["body"])
+    for stream in (False, True):
+        more = {"sluice": {"session": "r1"}, "previous_response_id": "resp_1"}
+        script = {"reply": {"text": f"You are {placeholder}."}, "split": 3}
+        answer = dialects.ask(edge, RESPONSES, "kept", "Who am I?", key, stream, script, **more)
+        said = dialects.read_stream(RESPONSES, answer.body) if stream else dialects.read_plain(RESPONSES, answer.json())
+        assert said.text == "You are ann@example.com."
 
 
 def test_the_command_line_names_its_faults(tmp_path):

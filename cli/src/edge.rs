@@ -9,7 +9,7 @@ use object_store::ObjectStore;
 use sluice_config::{Config, Environment, ProviderKind};
 use sluice_proxy::{Live, Prepared, States};
 use sluice_segment::VerifyingKey;
-use sluice_state::{Follower, Journal};
+use sluice_state::{Follower, Journal, Sessions};
 use sluice_store::{read_fleet_key, read_pepper, read_publisher_key};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,13 @@ impl Edge {
             )),
             None => None,
         };
-        let live = Arc::new(Live::new(prepared, pepper, states, journal.clone()));
+        let sessions = match keeps_sessions(&config) {
+            true => {
+                Some(Sessions::open(&self.data.join("edge/sessions.redb"), &pepper, config.server.session_max_bytes)?)
+            }
+            false => None,
+        };
+        let live = Arc::new(Live::new(prepared, pepper, states, journal.clone(), sessions));
         if let Some(journal) = journal {
             let shipping = Arc::clone(&journal);
             let location = Arc::clone(&store);
@@ -144,6 +150,11 @@ impl Edge {
         });
         keys.collect()
     }
+}
+
+/// Whether a route keeps the originals of sessions.
+fn keeps_sessions(config: &Config) -> bool {
+    config.routes.values().any(|route| route.scrub.session_lifetime.is_some())
 }
 
 async fn start_mock() -> Result<SocketAddr, Box<dyn std::error::Error>> {
@@ -245,8 +256,12 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
             || old.server.tls != config.server.tls
             || old.snapshot.location != config.snapshot.location
             || old.log != config.log
+            || old.server.session_max_bytes != config.server.session_max_bytes
+            || keeps_sessions(&config) && !keeps_sessions(&old)
         {
-            tracing::warn!("listeners, threads, TLS, log and snapshot location take effect with the next start");
+            tracing::warn!(
+                "listeners, threads, TLS, log, snapshot location and the first use of sessions take effect with the next start"
+            );
         }
         match Prepared::new(Arc::new(config), snapshot, mock, live.states(), fleet_key.as_ref()).await {
             Ok(prepared) => {

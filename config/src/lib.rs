@@ -59,6 +59,8 @@ pub struct Server {
     pub worker_threads: usize,
     /// Largest request body in bytes; above it 413.
     pub max_body_bytes: usize,
+    /// Bytes of what sessions keep at this edge; those that end first go earlier when there are more.
+    pub session_max_bytes: u64,
     /// Longest wait for a request's head once a connection is open.
     pub header_timeout: Duration,
     /// Longest silence while a client sends its body.
@@ -301,6 +303,8 @@ pub struct Scrub {
     pub outbound_tools: Vec<String>,
     /// Whether what the provider itself says is looked at, too.
     pub answers: bool,
+    /// How long the originals of a session are kept after its last request; `None` for one request's time.
+    pub session_lifetime: Option<Duration>,
 }
 
 /// An exception for a kind, or a pattern of the operator's own.

@@ -11,6 +11,7 @@ pub(crate) const SERVER: &[&str] = &[
     "admin_listen",
     "worker_threads",
     "max_body_bytes",
+    "session_max_bytes",
     "header_timeout_seconds",
     "body_timeout_seconds",
     "write_timeout_seconds",
@@ -84,6 +85,7 @@ pub(crate) const ROUTE: &[&str] = &[
     "scrub_forgiving",
     "scrub_outbound_tools",
     "scrub_rules",
+    "scrub_session_seconds",
     "unscrubbable_parts",
     "unscrubbable_paths",
 ];

@@ -32,6 +32,7 @@ fn defaults() -> Config {
             admin_listen: "127.0.0.1:8081".parse().expect("an address"),
             worker_threads: 2,
             max_body_bytes: 33_554_432,
+            session_max_bytes: 67_108_864,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),

@@ -125,7 +125,7 @@ async fn journey(
     let composed = compose(recalled)?;
     tally.done(Step::Compose);
 
-    let scrubbed = scrub(composed, &live.hash_key)?;
+    let scrubbed = scrub(composed, live)?;
     note_content(&scrubbed, tally, notes);
     tally.done(Step::Scrub);
     if scrubbed.composed.recalled.plan.explain {

@@ -16,7 +16,7 @@ use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
 use sluice_segment::{SealedSecret, unseal};
-use sluice_state::{Journal, Snapshot};
+use sluice_state::{Journal, SessionsHandle, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,6 +44,8 @@ pub struct Live {
     pub(crate) metrics: Metrics,
     /// Where run records go; `None` where the configuration keeps none.
     pub(crate) journal: Option<Arc<Journal>>,
+    /// What sessions keep; `None` where the configuration at the start kept nothing.
+    pub(crate) sessions: Option<SessionsHandle>,
     origin: Instant,
     running: AtomicUsize,
 }
@@ -125,7 +127,13 @@ pub struct Readiness {
 }
 
 impl Live {
-    pub fn new(prepared: Prepared, pepper: [u8; 32], states: Arc<States>, journal: Option<Arc<Journal>>) -> Live {
+    pub fn new(
+        prepared: Prepared,
+        pepper: [u8; 32],
+        states: Arc<States>,
+        journal: Option<Arc<Journal>>,
+        sessions: Option<SessionsHandle>,
+    ) -> Live {
         let recall = &prepared.config.recall;
         let recalled = moka::sync::Cache::builder()
             .weigher(|_, block: &Arc<Assembled>| {
@@ -157,6 +165,7 @@ impl Live {
             record_key: blake3::derive_key("sluice 2026-11 units of records", &pepper),
             metrics,
             journal,
+            sessions,
             origin: Instant::now(),
             running: AtomicUsize::new(0),
         }
@@ -228,6 +237,10 @@ impl Live {
         if let Some(journal) = &self.journal {
             let known = self.metrics.journal_dropped.get();
             self.metrics.journal_dropped.inc_by(journal.dropped().saturating_sub(known));
+        }
+        if let Some(sessions) = &self.sessions {
+            let known = self.metrics.sessions_dropped.get();
+            self.metrics.sessions_dropped.inc_by(sessions.dropped().saturating_sub(known));
         }
         self.metrics.render()
     }

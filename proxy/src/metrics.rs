@@ -146,6 +146,7 @@ pub struct Metrics {
     websocket: [Counter; 2],
     pub epoch: Gauge,
     pub journal_dropped: Counter,
+    pub sessions_dropped: Counter,
     pub sync_failures: Counter,
 }
 
@@ -222,6 +223,12 @@ impl Metrics {
             ["input", "output"].map(|direction| websocket.get_or_create_owned(&DirectionLabels { direction }));
         let journal_dropped = Counter::default();
         registry.register("journal_dropped", "Records for which the journal had no room", journal_dropped.clone());
+        let sessions_dropped = Counter::default();
+        registry.register(
+            "sessions_dropped",
+            "Sessions whose originals could not be kept, for want of room or of a disk",
+            sessions_dropped.clone(),
+        );
         let epoch = Gauge::default();
         registry.register("snapshot_epoch", "Epoch of the snapshot in force; 0 before the first", epoch.clone());
         let sync_failures = Counter::default();
@@ -256,6 +263,7 @@ impl Metrics {
             websocket,
             epoch,
             journal_dropped,
+            sessions_dropped,
             sync_failures,
         }
     }

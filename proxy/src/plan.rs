@@ -10,6 +10,7 @@ use crate::window::Window;
 use http::HeaderMap;
 use sluice_index::Filter;
 use sluice_policies::grant::Assert;
+use sluice_state::SessionId;
 use sluice_text::Variables;
 use sluice_wire::{Dialect, gemini_model};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub prompt: Option<Chosen>,
     /// What the caller said of itself, hashed for records.
     pub units: UnitHashes,
+    /// Where what the session keeps is found; it belongs to the subject, or to the key where none is named.
+    pub kept: Option<SessionId>,
     pub variables: Variables,
     pub collections: Vec<String>,
     pub context_tokens: usize,
@@ -168,8 +171,11 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
         unit.as_ref().map(|unit| unit_hash(hash_key, &admitted.principal.key.tenant, kind, unit))
     };
     let units = UnitHashes { session: unit("session", &steering.session), subject: unit("subject", &steering.subject) };
+    let owner = || unit_hash(hash_key, &admitted.principal.key.tenant, "key", &admitted.principal.key.id_name);
+    let kept = units.session.map(|session| SessionId { owner: units.subject.unwrap_or_else(owner), session });
     Ok(Plan {
         units,
+        kept,
         admitted,
         path,
         query,

@@ -3,16 +3,20 @@
 use crate::compose::Composed;
 use crate::head::{percent_decode, percent_encode};
 use crate::intake::Body;
+use crate::live::Live;
+use crate::plan::Plan;
 use crate::refuse::Refusal;
 use crate::upstreams::Target;
 use sluice_config::ProviderKind;
 use sluice_scrub::{Refused, Rules, Series, Vault, find};
+use sluice_state::{SessionId, Sessions};
 use sluice_wire::json::{decode, decode_pieces};
 use sluice_wire::translate::{self, Translated};
 use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, gemini_model};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request that may leave.
 pub struct Scrubbed {
@@ -50,13 +54,15 @@ pub enum EncodedBody {
     Unread,
 }
 
-/// Takes personal data out of a request, its path and query included. `hash_key` makes the placeholders that mean the
-/// same in all requests.
-pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusal> {
+/// Most bytes of originals that a session keeps; the oldest go first.
+const MAX_SESSION: usize = 256 << 10;
+
+/// Takes personal data out of a request, its path and query included.
+pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
     let plan = &composed.recalled.plan;
     let rules = &plan.route.scrub;
     let is_stateful = matches!(&plan.body, Body::Json(envelope) if envelope.is_stateful());
-    let mut vault = Vault::hashing(*hash_key, is_stateful);
+    let mut vault = Vault::hashing(live.hash_key, is_stateful);
     vault.keep_in(&plan.route.route.scrub.outbound_tools);
     if plan.route.route.scrub.forgiving {
         vault.forgive();
@@ -101,6 +107,12 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
             for added in composed.system.iter().map(|message| message.text.as_str()).chain(composed.block.as_deref()) {
                 vault.reserve(added);
             }
+            let session = session_of(plan, live).filter(|_| !rules.is_empty() && !listed);
+            if let Some((sessions, id, _)) = session
+                && let Some(saved) = sessions.get(&id)
+            {
+                vault.remember(&saved, rules);
+            }
             for span in &texts.spans {
                 scrub_span(envelope, span, rules, &mut vault, &mut splices).map_err(refused)?;
             }
@@ -109,10 +121,20 @@ pub fn scrub(composed: Composed, hash_key: &[u8; 32]) -> Result<Scrubbed, Refusa
                 splices.remove(range.clone());
             }
             context_homeless = !insert(envelope, &composed, rules, &mut vault, &mut splices).map_err(refused)?;
+            if let Some((sessions, id, lifetime)) = session.filter(|_| !plan.explain)
+                && let Some(saved) = vault.saved(rules, MAX_SESSION)
+            {
+                sessions.put(&id, lifetime, &saved);
+            }
             Payload::Edited(splices)
         }
     };
     Ok(Scrubbed { composed, vault: Arc::new(vault), context_homeless, payload })
+}
+
+/// Where the session of a request keeps its originals and for how long, where its route lets it.
+fn session_of<'l>(plan: &Plan, live: &'l Live) -> Option<(&'l Sessions, SessionId, Duration)> {
+    Some((live.sessions.as_deref()?, plan.kept?, plan.route.route.scrub.session_lifetime?))
 }
 
 impl Scrubbed {

@@ -1,5 +1,6 @@
 //! The keys `scrub…` of a route.
 
+use super::DAY_SECONDS;
 use super::table::Table;
 use crate::{Scrub, ScrubAction, ScrubKind, ScrubRule, schema};
 use sluice_scrub::{DEFAULT_THRESHOLD, Rules};
@@ -23,6 +24,9 @@ pub(super) fn read(table: &mut Table<'_, '_, '_>) -> Scrub {
         allow: texts(table, "scrub_allow"),
         rules: rules(table, action),
         outbound_tools: texts(table, "scrub_outbound_tools"),
+        session_lifetime: table
+            .integer("scrub_session_seconds", 1..=365 * DAY_SECONDS)
+            .map(std::time::Duration::from_secs),
         answers: table.boolean("scrub_answers").unwrap_or(false),
         forgiving: table.boolean("scrub_forgiving").unwrap_or(false),
     }

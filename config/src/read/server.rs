@@ -18,6 +18,7 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Server {
         admin_listen,
         worker_threads: table.integer("worker_threads", 0..=1_024).unwrap_or(2),
         max_body_bytes: table.integer("max_body_bytes", 1 << 10..=1 << 30).unwrap_or(32 << 20),
+        session_max_bytes: table.integer("session_max_bytes", 1 << 20..=1 << 40).unwrap_or(64 << 20),
         header_timeout: table.seconds("header_timeout_seconds", 10, DAY_SECONDS),
         body_timeout: table.seconds("body_timeout_seconds", 30, DAY_SECONDS),
         write_timeout: table.seconds("write_timeout_seconds", 30, DAY_SECONDS),

@@ -126,6 +126,12 @@ impl Rules {
         }
     }
 
+    /// The kind of that name, the user's own included; one that stands for nothing when there is none any more.
+    pub(crate) fn kind_of_name(&self, name: &str) -> Kind {
+        let own = || self.patterns.iter().position(|pattern| pattern.name == name);
+        Kind::of_name(name).unwrap_or_else(|| Kind::Custom(own().map_or(u8::MAX, |place| place as u8)))
+    }
+
     /// What is done with a kind.
     pub fn action(&self, kind: Kind) -> Action {
         match kind {

@@ -176,27 +176,28 @@ impl Vault {
             (None, Some(key)) => self.hashed(&key, name, original),
             (series, _) => self.numbered(kind, name, series == Some(Series::Managed)),
         };
-        let known = self.by_original.entry(hash).or_default();
-        known.push(self.issued.len());
-        let place = self.sorted.partition_point(|&index| self.issued[index].placeholder < placeholder);
-        self.sorted.insert(place, self.issued.len());
-        self.issued.push(Issued {
-            kind,
-            placeholder: placeholder.clone(),
-            original: Zeroizing::new(original.to_owned()),
-        });
+        self.by_original.entry(hash).or_default().push(self.issued.len());
+        self.issue(kind, placeholder.clone(), original);
         placeholder
     }
 
+    fn issue(&mut self, kind: Kind, placeholder: String, original: &str) {
+        let place = self.sorted.partition_point(|&index| self.issued[index].placeholder < placeholder);
+        self.sorted.insert(place, self.issued.len());
+        self.issued.push(Issued { kind, placeholder, original: Zeroizing::new(original.to_owned()) });
+    }
+
     fn numbered(&mut self, kind: Kind, name: &str, managed: bool) -> String {
-        let next = self.next.entry((kind, managed)).or_insert(1);
-        loop {
-            let candidate = format!("<{name}_{}{}>", if managed { "K" } else { "" }, next);
-            *next += 1;
-            if !self.reserved.contains(&candidate) {
-                return candidate;
+        let mut number = self.next.get(&(kind, managed)).copied().unwrap_or(1);
+        let placeholder = loop {
+            let candidate = format!("<{name}_{}{number}>", if managed { "K" } else { "" });
+            number += 1;
+            if !self.reserved.contains(&candidate) && self.issued_as(&candidate).is_none() {
+                break candidate;
             }
-        }
+        };
+        self.next.insert((kind, managed), number);
+        placeholder
     }
 
     /// A placeholder that says the same in every request of whoever has the key. Two originals whose first 32 bits
@@ -212,6 +213,53 @@ impl Vault {
 
     fn issued_as(&self, placeholder: &str) -> Option<&Issued> {
         self.at_or_after(placeholder.as_bytes()).filter(|issued| issued.placeholder == placeholder)
+    }
+
+    /// Gives the vault what an earlier one of the same session issued ([`Vault::saved`]), so that equal originals keep
+    /// their placeholders and those of earlier answers come back. To be said after [`Vault::reserve`]: what this request
+    /// spells by itself is not taken over. `false` for bytes that are none of a vault's.
+    pub fn remember(&mut self, saved: &[u8], rules: &Rules) -> bool {
+        let Some((&SAVED_VERSION, mut rest)) = saved.split_first() else { return false };
+        while !rest.is_empty() {
+            let Some((name, placeholder, original)) = take_saved(&mut rest) else { return false };
+            if self.reserved.contains(placeholder) || self.issued_as(placeholder).is_some() {
+                continue;
+            }
+            let kind = rules.kind_of_name(name);
+            let hash = self.hasher.hash_one((kind, original));
+            self.by_original.entry(hash).or_default().push(self.issued.len());
+            self.issue(kind, placeholder.to_owned(), original);
+        }
+        true
+    }
+
+    /// What [`Vault::remember`] takes: the newest originals that fit into `most` bytes, with their placeholders. `None`
+    /// where there are none. The bytes are as secret as the originals.
+    pub fn saved(&self, rules: &Rules, most: usize) -> Option<Zeroizing<Vec<u8>>> {
+        let length =
+            |issued: &Issued| 6 + rules.name(issued.kind).len() + issued.placeholder.len() + issued.original.len();
+        let mut room = most.saturating_sub(1);
+        let fits = |issued: &&Issued| {
+            let left = room.checked_sub(length(issued));
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let kept = self.issued.iter().rev().take_while(fits).count();
+        let newest = &self.issued[self.issued.len() - kept..];
+        if newest.is_empty() {
+            return None;
+        }
+        let mut saved = Zeroizing::new(Vec::with_capacity(1 + newest.iter().map(length).sum::<usize>()));
+        saved.push(SAVED_VERSION);
+        for issued in newest {
+            for text in [rules.name(issued.kind), &issued.placeholder] {
+                saved.push(text.len() as u8);
+                saved.extend_from_slice(text.as_bytes());
+            }
+            saved.extend_from_slice(&(issued.original.len() as u32).to_le_bytes());
+            saved.extend_from_slice(issued.original.as_bytes());
+        }
+        Some(saved)
     }
 
     /// Looks for personal data in what the provider says, too, and masks it.
@@ -275,6 +323,28 @@ impl Vault {
     }
 }
 
+/// Form of what [`Vault::saved`] gives: for each original the lengths of kind and placeholder as a byte before them, and
+/// its own as four bytes, little endian.
+const SAVED_VERSION: u8 = 1;
+
+/// The next kind, placeholder and original of saved bytes.
+fn take_saved<'s>(rest: &mut &'s [u8]) -> Option<(&'s str, &'s str, &'s str)> {
+    let text = |rest: &mut &'s [u8], length: usize| {
+        let (text, behind) = rest.split_at_checked(length)?;
+        *rest = behind;
+        std::str::from_utf8(text).ok()
+    };
+    let short = |rest: &mut &'s [u8]| {
+        let (&length, behind) = rest.split_first()?;
+        *rest = behind;
+        text(rest, usize::from(length))
+    };
+    let (name, placeholder) = (short(rest)?, short(rest)?);
+    let (length, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some((name, placeholder, text(rest, u32::from_le_bytes(*length) as usize)?))
+}
+
 /// Words such as `email_1` and `Phone-2`, as a placeholder would spell them.
 fn words_like_placeholders(text: &str) -> impl Iterator<Item = String> + '_ {
     let is_word = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
@@ -327,6 +397,33 @@ mod tests {
     fn scrub(vault: &mut Vault, text: &str, series: Series) -> String {
         let edits = vault.scrub(text, &Rules::default(), series).unwrap();
         apply(text, &edits)
+    }
+
+    #[test]
+    fn a_session_goes_on_where_it_was() {
+        let rules = Rules::default();
+        let mut first = Vault::default();
+        assert_eq!(scrub(&mut first, "a@x.com and b@x.com", Series::Conversation), "<EMAIL_1> and <EMAIL_2>");
+        let saved = first.saved(&rules, 1_000).unwrap();
+        let mut next = Vault::default();
+        next.reserve("I typed <EMAIL_1>");
+        assert!(next.remember(&saved, &rules));
+        assert_eq!(
+            scrub(&mut next, "c@x.com, b@x.com, a@x.com", Series::Conversation),
+            "<EMAIL_3>, <EMAIL_2>, <EMAIL_4>"
+        );
+        assert_eq!(next.issued_as("<EMAIL_2>").map(|issued| issued.original.as_str()), Some("b@x.com"));
+        // What does not fit goes, the oldest first.
+        let newest = first.saved(&rules, 40).unwrap();
+        let mut last = Vault::default();
+        assert!(last.remember(&newest, &rules) && last.issued.len() == 1);
+        assert_eq!(last.issued[0].placeholder, "<EMAIL_2>");
+        assert!(first.saved(&rules, 10).is_none() && Vault::default().saved(&rules, 1_000).is_none());
+        for cut in 0..saved.len() {
+            let mut broken = Vault::default();
+            let whole = broken.remember(&saved[..cut], &rules);
+            assert!(!whole || broken.issued.len() < 2);
+        }
     }
 
     #[test]

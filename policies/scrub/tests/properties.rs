@@ -81,7 +81,7 @@ proptest! {
         for pair in cuts.windows(2) {
             restorer.push(&sent[pair[0]..pair[1]], &vault, &mut shown);
         }
-        restorer.finish(&mut shown);
+        restorer.finish(&vault, &mut shown);
         prop_assert_eq!(shown, text);
     }
 

@@ -4,6 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sluice_scrub::{Action, Kind, Restorer, Rules, Series, Vault, find};
+use std::sync::Arc;
 
 fuzz_target!(|input: &[u8]| {
     let Some((&size, bytes)) = input.split_first() else { return };
@@ -27,7 +28,28 @@ fuzz_target!(|input: &[u8]| {
         at = range.end;
     }
     sent.push_str(&text[at..]);
+    if let Some(saved) = vault.saved(&rules, 1 << 20) {
+        assert!(Vault::default().remember(&saved, &rules));
+    }
+    let mut guarded = Vault::default();
+    assert!(!guarded.remember(bytes, &rules) || bytes.first() == Some(&1));
+    let mut guarded = Vault::default();
+    guarded.guard_answers(Arc::new(rules.clone()));
+    let (mut guard, mut said) = (Restorer::text(), String::new());
     let (mut restorer, mut json, mut shown) = (Restorer::text(), Restorer::json(), String::new());
+    let mut heard = text;
+    while !heard.is_empty() {
+        let mut cut = usize::from(size).max(1).min(heard.len());
+        while !heard.is_char_boundary(cut) {
+            cut += 1;
+        }
+        guard.push(&heard[..cut], &guarded, &mut said);
+        heard = &heard[cut..];
+    }
+    guard.finish(&guarded, &mut said);
+    if guarded.answer_counts().is_empty() {
+        assert_eq!(said, text);
+    }
     let mut rest = sent.as_str();
     let mut nested = String::new();
     while !rest.is_empty() {
@@ -39,7 +61,7 @@ fuzz_target!(|input: &[u8]| {
         json.push(&rest[..cut], &vault, &mut nested);
         rest = &rest[cut..];
     }
-    restorer.finish(&mut shown);
-    json.finish(&mut nested);
+    restorer.finish(&vault, &mut shown);
+    json.finish(&vault, &mut nested);
     assert_eq!(shown, text);
 });

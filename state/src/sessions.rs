@@ -1,0 +1,338 @@
+//! What sessions keep at this edge between their requests: bytes that only this fleet can open, for a while.
+//!
+//! Writing puts a sealed row into memory, from where a thread takes all that wait into a database file in one
+//! transaction; reading looks into both. So no request waits for a disk, and a restart loses at most what had not been
+//! written. Rows go when their time is over, and the first of them to end go earlier when there are too many bytes.
+
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Key, Nonce};
+use parking_lot::{Condvar, Mutex};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use zeroize::Zeroizing;
+
+/// Owner and session to when it ends (seconds since 1970, little endian), nonce and sealed bytes.
+const ROWS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("session 1");
+const NONCE: usize = 12;
+const HEAD: usize = 8 + NONCE;
+/// How often what is over is looked for.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Whose session: keyed hashes of a subject and of the name that its program gave the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    pub owner: [u8; 16],
+    pub session: [u8; 16],
+}
+
+impl SessionId {
+    fn row(&self) -> [u8; 32] {
+        let mut row = [0; 32];
+        row[..16].copy_from_slice(&self.owner);
+        row[16..].copy_from_slice(&self.session);
+        row
+    }
+}
+
+/// Why sessions cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep sessions in {file}")]
+pub struct SessionsError {
+    file: String,
+    source: redb::Error,
+}
+
+/// The sessions of one edge.
+pub struct Sessions {
+    database: Database,
+    master: Zeroizing<[u8; 32]>,
+    max_bytes: u64,
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    rows: HashMap<[u8; 32], Arc<[u8]>>,
+    bytes: usize,
+    /// Whether the writer is to end.
+    over: bool,
+}
+
+/// Ends the writer when the last user is gone.
+pub struct SessionsHandle(Arc<Sessions>, Option<std::thread::JoinHandle<()>>);
+
+impl std::ops::Deref for SessionsHandle {
+    type Target = Sessions;
+
+    fn deref(&self) -> &Sessions {
+        &self.0
+    }
+}
+
+impl Drop for SessionsHandle {
+    fn drop(&mut self) {
+        self.0.waiting.lock().over = true;
+        self.0.wake.notify_all();
+        if let Some(writer) = self.1.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Sessions {
+    /// Opens the file, which one process at a time may have. Rows are sealed with keys that follow from `secret`, which
+    /// the edges of a fleet share, and from their owner; `max_bytes` bounds the sealed bytes.
+    pub fn open(file: &Path, secret: &[u8; 32], max_bytes: u64) -> Result<SessionsHandle, SessionsError> {
+        let open = || -> Result<Database, redb::Error> {
+            let database = Database::create(file)?;
+            let transaction = database.begin_write()?;
+            transaction.open_table(ROWS)?;
+            transaction.commit()?;
+            Ok(database)
+        };
+        let database = open().map_err(|source| SessionsError { file: file.display().to_string(), source })?;
+        let sessions = Arc::new(Sessions {
+            database,
+            master: Zeroizing::new(blake3::derive_key("sluice 2026-11 sessions of an edge", secret)),
+            max_bytes,
+            waiting: Mutex::default(),
+            wake: Condvar::new(),
+            dropped: AtomicU64::new(0),
+        });
+        let writing = Arc::clone(&sessions);
+        let writer = std::thread::Builder::new().name("sessions".to_owned()).spawn(move || writing.write()).ok();
+        Ok(SessionsHandle(sessions, writer))
+    }
+
+    /// What was put for this session last, unless its time is over.
+    pub fn get(&self, id: &SessionId) -> Option<Zeroizing<Vec<u8>>> {
+        let row = id.row();
+        let waiting = self.waiting.lock().rows.get(&row).cloned();
+        match waiting {
+            Some(sealed) => self.unseal(&row, &sealed),
+            None => {
+                let table = self.database.begin_read().ok()?.open_table(ROWS).ok()?;
+                let sealed = table.get(&row).ok()??;
+                self.unseal(&row, sealed.value())
+            }
+        }
+    }
+
+    /// Keeps `bytes` for this session until `lifetime` after now.
+    pub fn put(&self, id: &SessionId, lifetime: Duration, bytes: &[u8]) {
+        let row = id.row();
+        let Some(sealed) = self.seal(&row, now() + lifetime.as_secs(), bytes) else { return };
+        let mut waiting = self.waiting.lock();
+        // A disk that does not take anything must not fill the memory.
+        if (waiting.bytes + sealed.len()) as u64 > self.max_bytes {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        waiting.bytes += sealed.len();
+        if let Some(old) = waiting.rows.insert(row, sealed) {
+            waiting.bytes -= old.len();
+        }
+        drop(waiting);
+        self.wake.notify_one();
+    }
+
+    /// Sessions that were lost because there was no room, or no disk.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn cipher(&self, row: &[u8; 32]) -> Aes256Gcm {
+        let key = Zeroizing::new(*blake3::keyed_hash(&self.master, &row[..16]).as_bytes());
+        Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key))
+    }
+
+    fn seal(&self, row: &[u8; 32], end: u64, bytes: &[u8]) -> Option<Arc<[u8]>> {
+        let mut nonce = [0; NONCE];
+        getrandom::fill(&mut nonce).ok()?;
+        let mut sealed = end.to_le_bytes().to_vec();
+        let context = [row.as_slice(), &sealed].concat();
+        let payload = Payload { msg: bytes, aad: &context };
+        let text = self.cipher(row).encrypt(&Nonce::from(nonce), payload).ok()?;
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(&text);
+        Some(sealed.into())
+    }
+
+    fn unseal(&self, row: &[u8; 32], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (head, text) = sealed.split_at_checked(HEAD)?;
+        let (end, nonce) = head.split_at(8);
+        if end_of(end) <= now() {
+            return None;
+        }
+        let nonce: [u8; NONCE] = nonce.try_into().ok()?;
+        let context = [row.as_slice(), end].concat();
+        let payload = Payload { msg: text, aad: &context };
+        self.cipher(row).decrypt(&Nonce::from(nonce), payload).ok().map(Zeroizing::new)
+    }
+
+    /// The writer: takes what waits into the file, and now and then looks for what is over.
+    fn write(&self) {
+        let mut swept = Instant::now();
+        let mut failing = false;
+        loop {
+            let rows: Vec<([u8; 32], Arc<[u8]>)> = {
+                let mut waiting = self.waiting.lock();
+                if waiting.rows.is_empty() {
+                    if waiting.over {
+                        return;
+                    }
+                    self.wake.wait_for(&mut waiting, SWEEP);
+                }
+                waiting.rows.iter().map(|(row, sealed)| (*row, Arc::clone(sealed))).collect()
+            };
+            if let Err(error) = self.store(&rows) {
+                self.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
+                // Said once for as long as it lasts.
+                if !failing {
+                    tracing::error!(%error, "sessions cannot be written; they are kept in memory no longer");
+                }
+                failing = true;
+            } else {
+                failing = false;
+            }
+            let mut waiting = self.waiting.lock();
+            for (row, sealed) in rows {
+                // What came meanwhile waits for the next round.
+                if waiting.rows.get(&row).is_some_and(|known| Arc::ptr_eq(known, &sealed)) {
+                    waiting.rows.remove(&row);
+                    waiting.bytes -= sealed.len();
+                }
+            }
+            drop(waiting);
+            if swept.elapsed() >= SWEEP {
+                swept = Instant::now();
+                if let Err(error) = self.sweep(now()) {
+                    tracing::error!(%error, "sessions that are over cannot be removed");
+                }
+            }
+        }
+    }
+
+    fn store(&self, rows: &[([u8; 32], Arc<[u8]>)]) -> Result<(), redb::Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(ROWS)?;
+            for (row, sealed) in rows {
+                table.insert(row, &**sealed)?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Removes what is over at `moment`, and what ends first while there are too many bytes.
+    fn sweep(&self, moment: u64) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut table = transaction.open_table(ROWS)?;
+            let mut rows: Vec<(u64, [u8; 32], u64)> = Vec::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                let sealed = value.value();
+                rows.push((end_of(sealed), *key.value(), (sealed.len() + 32) as u64));
+            }
+            rows.sort_unstable();
+            let mut bytes: u64 = rows.iter().map(|(.., bytes)| bytes).sum();
+            for (end, row, size) in rows {
+                if end > moment && bytes <= self.max_bytes {
+                    break;
+                }
+                table.remove(&row)?;
+                bytes -= size;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+fn end_of(sealed: &[u8]) -> u64 {
+    sealed.first_chunk().map_or(0, |end| u64::from_le_bytes(*end))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn id(owner: u8, session: u8) -> SessionId {
+        SessionId { owner: [owner; 16], session: [session; 16] }
+    }
+
+    fn until(condition: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it never came to be");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_session_is_found_by_its_owner_until_its_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions");
+        let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
+        assert!(sessions.get(&id(1, 1)).is_none());
+        sessions.put(&id(1, 1), HOUR, b"originals");
+        sessions.put(&id(1, 2), Duration::ZERO, b"over at once");
+        assert_eq!(sessions.get(&id(1, 1)).unwrap().as_slice(), b"originals");
+        assert!(sessions.get(&id(2, 1)).is_none() && sessions.get(&id(1, 2)).is_none());
+        drop(sessions);
+        // Closing wrote what waited, and nothing in the file can be read.
+        let bytes = std::fs::read(&file).unwrap();
+        assert!(!bytes.windows(9).any(|window| window == b"originals"));
+        let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
+        assert_eq!(sessions.get(&id(1, 1)).unwrap().as_slice(), b"originals");
+        drop(sessions);
+        let other = Sessions::open(&file, &[8; 32], 1 << 20).unwrap();
+        assert!(other.get(&id(1, 1)).is_none(), "another fleet's secret opens nothing");
+    }
+
+    #[test]
+    fn rows_that_change_places_do_not_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Sessions::open(&folder.path().join("sessions"), &[7; 32], 1 << 20).unwrap();
+        let sealed = sessions.seal(&id(1, 1).row(), now() + 60, b"x").unwrap();
+        assert!(sessions.unseal(&id(1, 1).row(), &sealed).is_some());
+        assert!(sessions.unseal(&id(1, 2).row(), &sealed).is_none());
+        let mut later = sealed.to_vec();
+        later[0] ^= 1;
+        assert!(sessions.unseal(&id(1, 1).row(), &later).is_none(), "nor does one whose end was moved");
+    }
+
+    #[test]
+    fn what_is_over_goes_and_then_what_ends_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Sessions::open(&folder.path().join("sessions"), &[7; 32], 4 << 10).unwrap();
+        for session in 1..=20 {
+            let lifetime = if session <= 5 { Duration::ZERO } else { HOUR * u32::from(session) };
+            sessions.put(&id(1, session), lifetime, &[session; 300]);
+            until(|| sessions.waiting.lock().rows.is_empty());
+        }
+        sessions.sweep(now()).unwrap();
+        let left: Vec<u8> = (1..=20).filter(|session| sessions.get(&id(1, *session)).is_some()).collect();
+        assert_eq!(left, (10..=20).collect::<Vec<u8>>());
+        // More than may wait is not taken at all.
+        sessions.put(&id(9, 9), HOUR, &[0; 5 << 10]);
+        assert_eq!((sessions.dropped(), sessions.get(&id(9, 9)).is_none()), (1, true));
+    }
+}
