@@ -1,13 +1,33 @@
 """Collections that change: documents put and removed over CLI and API, filters, incremental segments, old stores."""
 
 import json
+import signal
+import subprocess
 import time
 
 import httpx
 import pytest
 
-from conftest import config_for, fill, note
-from harness import ALL_ASSERTS, Edge, Store, eventually, user
+from conftest import CONFIG, config_for, fill, note
+from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, user
+
+ROUTES = """
+[routes.talking]
+provider = "mock"
+model = "m"
+collections = ["handbook"]
+recall_query_turns = 3
+
+[routes.newest]
+provider = "mock"
+model = "m"
+collections = ["news"]
+recall_recency_key = "at"
+recall_recency_percent = 40
+recall_recency_half_life_days = 10
+recall_importance_key = "weight"
+recall_importance_percent = 30
+"""
 
 TOPICS = ["copper", "granite", "willow", "saffron", "falcon", "lantern", "harbour", "velvet", "thunder", "meadow"]
 
@@ -115,7 +135,7 @@ def test_what_is_forgotten_is_not_found_and_a_repetition_outlives_it(store):
 def up(folder, mock):
     """Store, publisher and edge in one process, of this module alone."""
     store = fill(Store(folder / "knowledge"))
-    edge = Edge(store, config_for(mock))
+    edge = Edge(store, config_for(mock, CONFIG + ROUTES))
     edge.key = store.key("reader", asserts=ALL_ASSERTS)
     edge.wait_key(edge.key)
     yield edge
@@ -136,7 +156,7 @@ def test_the_api_puts_and_removes_documents(up, operator):
     assert answer.status_code == 200, answer.text
     assert answer.json()["summary"]["new"] == 12
     listed = operator.get("/api/v1/collections").json()["collections"]
-    assert {"name": "notes", "documents": 12, "chunks": 12} in listed
+    assert {"name": "notes", "documents": 12, "chunks": 12, "private_documents": 0} in listed
     assert operator.delete("/api/v1/collections/notes/documents/n3").json() == {"removed": 1}
     again = operator.delete("/api/v1/collections/notes/documents/n3")
     assert (again.status_code, again.json()["code"]) == (404, "DOCUMENT_404")
@@ -165,9 +185,9 @@ def test_the_api_needs_the_operators_token(up):
         assert answer.status_code == 401 and answer.json()["code"] == "TOKEN_401"
 
 
-def told(edge, question, **steering):
+def told(edge, question, model="knowing", **steering):
     """What would be sent for a question."""
-    body = user(question, model="knowing", sluice=steering)
+    body = user(question, model=model, sluice=steering)
     answer = edge.send("POST", "/v1/explain", body, edge.key)
     assert answer.status == 200, answer
     return answer.body.decode()
@@ -205,3 +225,110 @@ def test_a_request_filters_by_payload_and_hears_of_its_sources(up, operator):
     assert sorted(answer.headers["x-sluice-sources"].split(", ")) == ["tide%206", "tide%207", "tide%208"]
     wrong = up.send("POST", "/v1/chat/completions", body | {"sluice": {"filter": {"must": 1}}}, up.key)
     assert wrong.status == 400 and "filter.must[0]" in wrong.body.decode()
+
+
+def test_what_belongs_to_a_subject_is_its_own(up, operator):
+    """Equal ids and equal texts of two subjects are two documents, and nobody else finds either."""
+    subjects = ["ann@example.com", "bob@example.com"]
+    shared = "The violin of this household stands in the blue wardrobe."
+    documents = [{"id": "note", "subject": subject, "text": shared} for subject in subjects]
+    documents += [
+        {"id": "own", "subject": subject, "text": f"The cello stands beside the {colour} door.", "payload": {"n": n}}
+        for n, (subject, colour) in enumerate(zip(subjects, ["amber", "crimson"]))
+    ]
+    answer = operator.post("/api/v1/collections/handbook/documents", json={"documents": documents})
+    assert answer.json()["summary"]["new"] == 4, answer.text
+    [listed] = [c for c in operator.get("/api/v1/collections").json()["collections"] if c["name"] == "handbook"]
+    assert listed["private_documents"] == 4
+    ask = lambda **steering: told(up, "Where do the violin and the cello stand?", **steering)
+    eventually("Ann's is found", lambda: "amber" in ask(subject=subjects[0]), 5)
+    for subject, own, other in ((subjects[0], "amber", "crimson"), (subjects[1], "crimson", "amber")):
+        found = ask(subject=subject)
+        assert own in found and shared in found and other not in found
+        hits = json.loads(found)["context"]["hits"]
+        assert {hit["id"] for hit in hits if hit["private"]} == {"note", "own"}
+    for steering in ({}, {"subject": "nobody"}, {"filter": {"must": [{"key": "n", "range": {"gte": 0}}]}}):
+        assert shared not in ask(**steering) and "beside the" not in ask(**steering)
+    # A filter holds inside what is one's own, too.
+    chosen = json.loads(ask(subject=subjects[0], filter={"must": [{"key": "n", "match": {"value": 0}}]}))
+    assert [hit["id"] for hit in chosen["context"]["hits"]] == ["own"]
+    # The answer is cached for each subject apart.
+    assert json.loads(ask(subject=subjects[0]))["context"]["cache"] == "hit"
+    refused = {"documents": [{"id": "a", "text": "b", "payload": {"$subject": "c"}}]}
+    assert operator.post("/api/v1/collections/handbook/documents", json=refused).status_code == 400
+    # Names of subjects stand in no index.
+    files = [path for folder in ("objects", "edge") for path in (up.store.folder / folder).rglob("*") if path.is_file()]
+    assert files and not [path for path in files if b"ann@example.com" in path.read_bytes()]
+    one = operator.delete("/api/v1/collections/handbook/documents/own", params={"subject": subjects[1]})
+    assert one.json() == {"removed": 1}
+    eventually("it is gone", lambda: "crimson" not in ask(subject=subjects[1]), 5)
+    assert operator.delete("/api/v1/subjects/ann%40example.com").json() == {"removed": 2}
+    assert operator.delete("/api/v1/subjects/ann%40example.com").json() == {"removed": 0}
+    eventually("Ann is forgotten", lambda: shared not in ask(subject=subjects[0]), 5)
+    assert shared in ask(subject=subjects[1])
+
+
+def test_the_command_line_keeps_subjects_apart_and_rewrites_what_they_forget(store):
+    file = store.scratch / "own.jsonl"
+    file.write_text("".join(json.dumps(document(n)) + "\n" for n in range(20)))
+    store.run("ingest", "notes", file, "--subject", "u1")
+    ingest(store, "notes", [document(n) for n in range(20, 30)])
+    assert texts(store, "notes", "note 3 saffron", "--subject", "u1", k=1) == ["n3"]
+    assert "n3" not in texts(store, "notes", "note 3 saffron", k=30)
+    assert "n3" not in texts(store, "notes", "note 3 saffron", "--subject", "u2", k=30)
+    assert store.run("forget", "notes", "n3", "--subject", "u1").stdout == "notes: 1 of 1 documents removed\n"
+    assert "n3" not in texts(store, "notes", "note 3 saffron", "--subject", "u1", k=30)
+    assert store.run("forget", "--subject", "u1").stdout == "19 documents removed\n"
+    store.run("publish")
+    assert [collection["name"] for collection in manifest(store)["collections"]] == ["notes"]
+    assert len(texts(store, "notes", "note", "--subject", "u1", k=30)) == 10
+
+
+def test_a_question_may_be_the_last_turns(up):
+    """The last turn alone says nothing of what it is about."""
+    turns = ["How do I care for a tent?", "And what of tears in it?", "Is that so?"]
+    messages = [m for turn in turns for m in ({"role": "user", "content": turn}, {"role": "assistant", "content": "Hm."})]
+    found = {}
+    for model in ("knowing", "talking"):
+        body = {"model": model, "messages": messages[:-1]}
+        answer = up.send("POST", "/v1/explain", body, up.key)
+        assert answer.status == 200, answer
+        found[model] = [hit["lexical_rank"] for hit in answer.json()["context"]["hits"] if "tents" in hit["id"]]
+    assert found["knowing"] in ([], [None]) and found["talking"] == [1]
+
+
+def test_newer_and_more_important_documents_come_first_where_the_route_says_so(up, operator):
+    day = lambda back: time.strftime("%Y-%m-%d", time.gmtime(time.time() - back * 86_400))
+    text = "The harbour master reports on the state of the pier."
+    documents = [
+        {"id": "old", "text": text + " One.", "payload": {"at": day(300)}},
+        {"id": "new", "text": text + " Two.", "payload": {"at": day(1)}},
+        {"id": "vital", "text": text + " Three.", "payload": {"at": day(300), "weight": 1}},
+    ]
+    operator.post("/api/v1/collections/news/documents", json={"documents": documents}).raise_for_status()
+    ask = lambda: json.loads(told(up, "What does the harbour master report?", model="newest"))["context"]["hits"]
+    eventually("they are found", lambda: len(ask()) == 3, 5)
+    order = [hit["id"] for hit in ask()]
+    assert order.index("old") == 2 and set(order) == {"new", "vital", "old"}
+
+
+def test_a_watched_folder_is_followed(store):
+    folder = store.scratch / "watched"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Violin\n\nThe violin needs rosin.\n")
+    (folder / "b.md").write_text("# Oboe\n\nThe oboe needs a reed.\n")
+    command = [BINARY, "--data", str(store.folder), "ingest", "music", str(folder), "--watch"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert "2 documents" in watching.stdout.readline() and "watching" in watching.stdout.readline()
+        (folder / "a.md").write_text("# Viola\n\nThe viola needs a luthier.\n")
+        (folder / "deeper").mkdir()
+        (folder / "deeper" / "c.md").write_text("# Harp\n\nThe harp needs forty-seven strings.\n")
+        (folder / "b.md").unlink()
+        sure = lambda query, id: texts(store, "music", query, k=5)[:1] == [id]
+        eventually("the new file is found", lambda: sure("harp strings", "deeper/c.md"), 10, 0.5)
+        eventually("the changed one too", lambda: sure("luthier", "a.md"), 10, 0.5)
+        eventually("the other is gone", lambda: "b.md" not in texts(store, "music", "oboe reed", k=5), 10, 0.5)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 0

@@ -18,6 +18,9 @@ pub struct Search {
     /// Most documents of an answer.
     #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     k: u32,
+    /// Also what belongs to this subject alone.
+    #[arg(long, value_name = "NAME")]
+    subject: Option<String>,
     /// Only documents whose payload fits: conditions as JSON, `{"must":[{"key":"language","match":{"value":"en"}}]}`.
     #[arg(long, value_name = "JSON", value_parser = filter)]
     filter: Option<Filter>,
@@ -67,8 +70,9 @@ impl Search {
             Some(snapshot) => snapshot,
             None => return Err("nothing is published yet".into()),
         };
-        let scope = Scope::of_tenant(tenant);
-        if snapshot.library.collection(scope, &self.collection).is_none() {
+        let of_tenant = Scope::of_tenant(tenant);
+        let scope = self.subject.as_deref().map_or(of_tenant, |subject| of_tenant.with_subject(subject));
+        if snapshot.library.lacks(scope, &self.collection) {
             return Err(format!(
                 "there is no collection `{}`; `sluice ingest {} PATH…` makes one",
                 self.collection, self.collection
@@ -94,6 +98,7 @@ impl Search {
                 FusionName::Rank => Fusion::Rank,
             },
             diversity: self.diversity,
+            ..Ranking::default()
         };
         let query = Query::new(scope, &names, text).with_ranking(ranking);
         let query = query.with_filter(self.filter.clone().unwrap_or_default());

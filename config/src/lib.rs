@@ -238,9 +238,15 @@ pub struct Route {
     pub unscrubbable_paths: Vec<String>,
 }
 
-/// How a route ranks what is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a route asks, and ranks what is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecallRanking {
+    /// How many of the user's last turns are the question.
+    pub query_turns: usize,
+    /// Where payloads have their time, how much it counts, and after how long half as much.
+    pub recency: Option<RecallRecency>,
+    /// Where payloads have their importance (0 to 1), and how much it counts, in per cent.
+    pub importance: Option<(String, u8)>,
     /// Weight of the vectors; words have the rest.
     pub vector_weight_percent: u8,
     pub fusion: RecallFusion,
@@ -250,8 +256,23 @@ pub struct RecallRanking {
 
 impl Default for RecallRanking {
     fn default() -> RecallRanking {
-        RecallRanking { vector_weight_percent: 30, fusion: RecallFusion::default(), diversity_percent: 0 }
+        RecallRanking {
+            query_turns: 1,
+            recency: None,
+            importance: None,
+            vector_weight_percent: 30,
+            fusion: RecallFusion::default(),
+            diversity_percent: 0,
+        }
     }
+}
+
+/// How much newer counts more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecallRecency {
+    pub key: String,
+    pub weight_percent: u8,
+    pub half_life: Duration,
 }
 
 /// How what words find and what vectors find become one list.

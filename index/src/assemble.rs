@@ -27,6 +27,8 @@ pub struct Used {
     pub tokens: u32,
     /// Index of its collection in the query.
     pub collection: usize,
+    /// Whether it belongs to the query's subject alone.
+    pub private: bool,
     pub score: f32,
     pub lexical_rank: Option<u32>,
     pub vector_rank: Option<u32>,
@@ -65,6 +67,7 @@ pub fn assemble(hits: &[Hit], budget_tokens: usize, max_passages: usize) -> Asse
             title: passage.title.to_owned(),
             tokens,
             collection: hit.collection,
+            private: hit.private,
             score: hit.score,
             lexical_rank: hit.lexical_rank,
             vector_rank: hit.vector_rank,

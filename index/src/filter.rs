@@ -52,6 +52,20 @@ impl Filter {
         filter(value, "filter", 0, &mut left)
     }
 
+    /// Lets through what has this string at `path`.
+    pub(crate) fn equals(path: &str, value: &str) -> Filter {
+        let condition = Condition::Any { path: path.to_owned(), values: vec![Value::from(value)] };
+        Filter { must: vec![condition], ..Filter::default() }
+    }
+
+    /// Lets through what both do.
+    pub(crate) fn and(self, other: &Filter) -> Filter {
+        if other.is_empty() {
+            return self;
+        }
+        Filter { must: vec![Condition::Nested(self), Condition::Nested(other.clone())], ..Filter::default() }
+    }
+
     /// Whether it lets everything through.
     pub fn is_empty(&self) -> bool {
         self.must.is_empty() && self.should.is_empty() && self.must_not.is_empty()

@@ -18,6 +18,6 @@ pub use assemble::{Assembled, Used, assemble};
 pub use build::{BuildError, SegmentFiles, SegmentWriter};
 pub use filter::Filter;
 pub use history::{HALF_LIFE, Spoken, Strategy, keep};
-pub use library::{Collection, Library, Scope};
-pub use search::{Fusion, Hit, Hits, Query, Ranking};
+pub use library::{Collection, Library, PRIVATE, Scope, SubjectMark};
+pub use search::{Boost, Decay, Fusion, Hit, Hits, Query, Ranking};
 pub use segment::{OpenError, Segment};

@@ -10,19 +10,58 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
     tenant: [u8; 16],
+    subject: Option<SubjectMark>,
 }
 
 impl Scope {
     /// The scope of one tenant's shared knowledge.
     pub fn of_tenant(tenant: [u8; 16]) -> Scope {
-        Scope { tenant }
+        Scope { tenant, subject: None }
+    }
+
+    /// The same, with what is this subject's own.
+    pub fn with_subject(self, subject: &str) -> Scope {
+        Scope { subject: Some(SubjectMark::of(&self.tenant, subject)), ..self }
     }
 
     /// For cache keys: two scopes with equal bytes see the same texts.
-    pub fn bytes(&self) -> [u8; 16] {
-        self.tenant
+    pub fn bytes(&self) -> [u8; 33] {
+        let mut bytes = [0; 33];
+        bytes[..16].copy_from_slice(&self.tenant);
+        if let Some(SubjectMark(mark)) = &self.subject {
+            bytes[16] = 1;
+            bytes[17..].copy_from_slice(mark);
+        }
+        bytes
     }
 }
+
+/// What a tenant's subject is known by where texts are kept, so that no index holds what a program calls its users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SubjectMark([u8; 16]);
+
+impl SubjectMark {
+    /// Member of a payload in which the mark stands.
+    pub const MEMBER: &'static str = "$subject";
+
+    pub fn of(tenant: &[u8; 16], subject: &str) -> SubjectMark {
+        let mut hasher = blake3::Hasher::new_derive_key("sluice 2026-11 mark of a subject");
+        hasher.update(tenant).update(subject.as_bytes());
+        let mut mark = [0; 16];
+        hasher.finalize_xof().fill(&mut mark);
+        SubjectMark(mark)
+    }
+}
+
+impl std::fmt::Display for SubjectMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What the name of a collection ends in whose documents belong to single subjects. No collection that anybody names can
+/// end so, since a slash is in no name.
+pub const PRIVATE: &str = "/subjects";
 
 /// A segment without its passages that are gone.
 #[derive(Clone)]
@@ -93,19 +132,43 @@ impl Collection {
     }
 }
 
-/// The collections of one snapshot.
+/// The collections of one snapshot. What belongs to single subjects stands apart, where no query reaches it but by the
+/// scope of its own subject.
 #[derive(Clone, Default)]
 pub struct Library {
-    collections: HashMap<([u8; 16], String), Collection>,
+    shared: HashMap<([u8; 16], String), Collection>,
+    private: HashMap<([u8; 16], String), Collection>,
 }
 
 impl Library {
+    /// Adds a collection under the name that it is published by.
     pub fn add(&mut self, tenant: [u8; 16], name: String, collection: Collection) {
-        self.collections.insert((tenant, name), collection);
+        match name.strip_suffix(PRIVATE) {
+            Some(name) => self.private.insert((tenant, name.to_owned()), collection),
+            None => self.shared.insert((tenant, name), collection),
+        };
     }
 
-    /// The scope's collection of that name.
+    /// The scope's shared collection of that name.
     pub fn collection(&self, scope: Scope, name: &str) -> Option<&Collection> {
-        self.collections.get(&(scope.tenant, name.to_owned()))
+        self.shared.get(&(scope.tenant, name.to_owned()))
+    }
+
+    /// The private collection of that name, and the filter that lets through what the scope's subject owns in it.
+    pub(crate) fn private(&self, scope: Scope, name: &str) -> Option<(&Collection, Filter)> {
+        let subject = scope.subject?;
+        let collection = self.private.get(&(scope.tenant, name.to_owned()))?;
+        Some((collection, Filter::equals(SubjectMark::MEMBER, &subject.to_string())))
+    }
+
+    /// Whether the scope has no collection of that name.
+    pub fn lacks(&self, scope: Scope, name: &str) -> bool {
+        self.collection(scope, name).is_none() && !self.private.contains_key(&(scope.tenant, name.to_owned()))
+    }
+
+    /// For cache keys: what a query of the scope finds under that name changes only with these.
+    pub fn versions(&self, scope: Scope, name: &str) -> [Option<&[u8; 32]>; 2] {
+        let private = self.private(scope, name).map(|(collection, _)| collection.version());
+        [self.collection(scope, name).map(Collection::version), private]
     }
 }

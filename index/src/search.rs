@@ -5,7 +5,8 @@
 //! fusion .692), since ranks forget how sure BM25 was.
 
 use crate::filter::Filter;
-use crate::library::{Library, Part, Scope};
+use crate::library::{Collection, Library, Part, Scope};
+use crate::payload::seconds;
 use crate::segment::{Allowed, Segment, cosine};
 use crate::top::Top;
 use sluice_segment::Passage;
@@ -25,8 +26,42 @@ pub enum Fusion {
     Rank,
 }
 
-/// How lists are made and joined.
+/// A number of 0 to 1 that a payload gives its passage, beside how well it fits the question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Boost {
+    /// Where in the payload it stands; members of objects are joined by dots.
+    pub path: String,
+    /// Its share of the score; relevance has the rest.
+    pub weight: f32,
+    /// Set where a time stands there (RFC 3339, or seconds since 1970): 1 for now, half for each half-life of age.
+    /// Without it a number of 0 to 1 stands there.
+    pub decay: Option<Decay>,
+}
+
+/// How a time's worth goes down.
 #[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Decay {
+    pub half_life_seconds: f64,
+    /// Seconds since 1970.
+    pub now: f64,
+}
+
+impl Boost {
+    /// What `payload` is worth; nothing where it does not say.
+    fn worth(&self, payload: &serde_json::Value) -> f32 {
+        let found = self.path.split('.').try_fold(payload, |value, name| value.get(name));
+        let number = found.and_then(|value| value.as_f64().or_else(|| value.as_str().and_then(seconds)));
+        let worth = match (number, self.decay) {
+            (None, _) => 0.0,
+            (Some(number), None) => number,
+            (Some(time), Some(decay)) => (-(decay.now - time).max(0.0) / decay.half_life_seconds).exp2(),
+        };
+        worth.clamp(0.0, 1.0) as f32
+    }
+}
+
+/// How lists are made and joined.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ranking {
     /// Candidates that each side gives at most.
     pub depth: usize,
@@ -36,11 +71,13 @@ pub struct Ranking {
     /// How much being unlike what stands above counts against being relevant: maximal marginal relevance (Carbonell,
     /// Goldstein, SIGIR 1998) with lambda 1 − `diversity`. 0 leaves the order as it is.
     pub diversity: f32,
+    /// What counts beside relevance among the candidates.
+    pub boosts: Vec<Boost>,
 }
 
 impl Default for Ranking {
     fn default() -> Ranking {
-        Ranking { depth: 50, vector_weight: 0.3, fusion: Fusion::Score, diversity: 0.0 }
+        Ranking { depth: 50, vector_weight: 0.3, fusion: Fusion::Score, diversity: 0.0, boosts: Vec::new() }
     }
 }
 
@@ -74,6 +111,8 @@ pub struct Hit {
     number: u32,
     /// Index of its collection in the query.
     pub collection: usize,
+    /// Whether it belongs to the subject of the query's scope alone.
+    pub private: bool,
     /// Fused score, 0 to 1.
     pub score: f32,
     /// Place in BM25's list, from 1; `None` when it was not in it.
@@ -100,6 +139,16 @@ pub struct Hits {
     pub hits: Vec<Hit>,
     /// Why the answer is less than it could be, in words for an operator.
     pub degraded: Option<&'static str>,
+}
+
+/// A segment that a query asks.
+struct Asked<'l> {
+    /// Index of its collection in the query.
+    place: usize,
+    part: &'l Part,
+    /// What of it may be found.
+    allowed: Allowed,
+    private: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -150,20 +199,30 @@ impl Library {
     /// Searches; takes tens to hundreds of microseconds and does not wait for anything.
     pub fn search(&self, query: &Query<'_>, embedder: &Embedder) -> Hits {
         let mut degraded = None;
-        let mut parts: Vec<(usize, &Part)> = Vec::new();
+        let mut parts: Vec<Asked<'_>> = Vec::new();
         for (place, name) in query.collections.iter().enumerate() {
-            match self.collection(query.scope, name) {
-                Some(collection) => parts.extend(collection.parts().iter().map(|part| (place, part))),
-                None => degraded = Some("collection_missing"),
+            if self.lacks(query.scope, name) {
+                degraded = Some("collection_missing");
+            }
+            let shared = self.collection(query.scope, name).into_iter().flat_map(Collection::parts);
+            parts.extend(shared.map(|part| Asked {
+                place,
+                part,
+                allowed: part.allowed(&query.filter),
+                private: false,
+            }));
+            if let Some((private, own)) = self.private(query.scope, name) {
+                let own = own.and(&query.filter);
+                let parts_of = private.parts().iter();
+                parts.extend(parts_of.map(|part| Asked { place, part, allowed: part.allowed(&own), private: true }));
             }
         }
         // The largest part first: what it finds spares most of the work in the others.
-        parts.sort_by_key(|(_, part)| std::cmp::Reverse(part.segment.len()));
-        let allowed: Vec<_> = parts.iter().map(|(_, part)| part.allowed(&query.filter)).collect();
+        parts.sort_by_key(|asked| std::cmp::Reverse(asked.part.segment.len()));
         let depth = query.ranking.depth;
         let mut candidates: Vec<Candidate> = Vec::with_capacity(2 * depth);
         if query.ranking.vector_weight < 1.0 {
-            match by_words(query.text, &parts, &allowed, depth) {
+            match by_words(query.text, &parts, depth) {
                 Ok(top) => candidates.extend(top.into_best().map(|(score, part, number)| Candidate {
                     part,
                     number,
@@ -176,8 +235,8 @@ impl Library {
         let vector = if query.ranking.vector_weight > 0.0 { embedder.embed(query.text) } else { None };
         if let Some(vector) = vector {
             let mut nearest = Top::of(depth);
-            for (index, (_, part)) in parts.iter().enumerate() {
-                match part.segment.nearest(&vector, depth, &allowed[index]) {
+            for (index, asked) in parts.iter().enumerate() {
+                match asked.part.segment.nearest(&vector, depth, &asked.allowed) {
                     Ok(found) => found.into_iter().for_each(|(number, cosine)| nearest.offer(cosine, index, number)),
                     Err(_) => degraded = Some("vectors_failed"),
                 }
@@ -191,7 +250,10 @@ impl Library {
                 }
             }
         }
-        let mut hits = fuse(query.ranking, &candidates, &parts);
+        let mut hits = fuse(&query.ranking, &candidates, &parts);
+        if !query.ranking.boosts.is_empty() {
+            boost(&mut hits, &query.ranking.boosts);
+        }
         if query.ranking.diversity > 0.0 {
             diversify(&mut hits, query.ranking.diversity);
         }
@@ -200,7 +262,7 @@ impl Library {
 }
 
 /// The best by BM25 over all parts.
-fn by_words(text: &str, parts: &[(usize, &Part)], allowed: &[Allowed], depth: usize) -> tantivy::Result<Top> {
+fn by_words(text: &str, parts: &[Asked<'_>], depth: usize) -> tantivy::Result<Top> {
     let mut top = Top::of(depth);
     let terms = ANALYSER.with_borrow_mut(|analyser| analyser.terms(text));
     let statistics = statistics(parts, &terms)?;
@@ -208,25 +270,25 @@ fn by_words(text: &str, parts: &[(usize, &Part)], allowed: &[Allowed], depth: us
     if terms.is_empty() {
         return Ok(top);
     }
-    for (index, (_, part)) in parts.iter().enumerate() {
-        part.segment.lexical(&terms, &statistics, &allowed[index], index, &mut top)?;
+    for (index, asked) in parts.iter().enumerate() {
+        asked.part.segment.lexical(&terms, &statistics, &asked.allowed, index, &mut top)?;
     }
     Ok(top)
 }
 
 /// Counts over all parts, for the query's rarest terms.
-fn statistics(parts: &[(usize, &Part)], terms: &[String]) -> tantivy::Result<Statistics> {
+fn statistics(parts: &[Asked<'_>], terms: &[String]) -> tantivy::Result<Statistics> {
     let mut statistics = Statistics { passages: 0, words: 0, terms: Vec::new() };
-    let Some((_, first)) = parts.first() else { return Ok(statistics) };
-    for (_, part) in parts {
-        let (passages, words) = part.segment.size()?;
+    let Some(first) = parts.first() else { return Ok(statistics) };
+    for asked in parts {
+        let (passages, words) = asked.part.segment.size()?;
         statistics.passages += passages;
         statistics.words += words;
     }
-    for term in first.segment.terms(terms) {
+    for term in first.part.segment.terms(terms) {
         let mut frequency = 0;
-        for (_, part) in parts {
-            frequency += part.segment.frequency(&term)?;
+        for asked in parts {
+            frequency += asked.part.segment.frequency(&term)?;
         }
         if frequency > 0 {
             statistics.terms.push((term, frequency));
@@ -245,7 +307,7 @@ fn statistics(parts: &[(usize, &Part)], terms: &[String]) -> tantivy::Result<Sta
     Ok(statistics)
 }
 
-fn fuse(ranking: Ranking, candidates: &[Candidate], parts: &[(usize, &Part)]) -> Vec<Hit> {
+fn fuse(ranking: &Ranking, candidates: &[Candidate], parts: &[Asked<'_>]) -> Vec<Hit> {
     let lexical = Side::of(candidates.iter().map(|candidate| candidate.lexical));
     let vector = Side::of(candidates.iter().map(|candidate| candidate.vector));
     let weight = ranking.vector_weight;
@@ -261,22 +323,36 @@ fn fuse(ranking: Ranking, candidates: &[Candidate], parts: &[(usize, &Part)]) ->
         })
         .collect();
     order.sort_by(|left, right| {
-        let place = |index: usize| (parts[candidates[index].part].0, candidates[index].part, candidates[index].number);
+        let place =
+            |index: usize| (parts[candidates[index].part].place, candidates[index].part, candidates[index].number);
         right.1.total_cmp(&left.1).then_with(|| place(left.0).cmp(&place(right.0)))
     });
     let hits = order.into_iter().map(|(index, score)| {
         let candidate = candidates[index];
-        let (collection, part) = parts[candidate.part];
+        let asked = &parts[candidate.part];
         Hit {
-            segment: Arc::clone(&part.segment),
+            segment: Arc::clone(&asked.part.segment),
             number: candidate.number,
-            collection,
+            collection: asked.place,
+            private: asked.private,
             score,
             lexical_rank: lexical.ranks[index],
             vector_rank: vector.ranks[index],
         }
     });
     hits.collect()
+}
+
+/// Orders hits anew by relevance and what their payloads give them.
+fn boost(hits: &mut [Hit], boosts: &[Boost]) {
+    let left = 1.0 - boosts.iter().map(|boost| boost.weight).sum::<f32>();
+    for hit in hits.iter_mut() {
+        let payload = hit.passage().map(|passage| passage.payload).filter(|payload| !payload.is_empty());
+        let payload = payload.and_then(|payload| serde_json::from_str(payload).ok()).unwrap_or_default();
+        hit.score = left * hit.score + boosts.iter().map(|boost| boost.weight * boost.worth(&payload)).sum::<f32>();
+    }
+    // Stable: what is worth the same stays in order of relevance.
+    hits.sort_by(|left, right| right.score.total_cmp(&left.score));
 }
 
 /// 1 for the first, scaled so that weights mean the same as with scores.

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use sluice_index::{Collection, Filter, Library, Query, Ranking, Scope, Segment, SegmentWriter, assemble};
+use sluice_index::{
+    Boost, Collection, Decay, Filter, Library, Query, Ranking, Scope, Segment, SegmentWriter, assemble,
+};
 use sluice_segment::Passage;
 use sluice_text::Embedder;
 use std::sync::Arc;
@@ -146,6 +148,36 @@ fn diversity_moves_repetition_down() {
     };
     assert_eq!(ask(0.0)[2], "b");
     assert_eq!(ask(0.7)[1], "b");
+}
+
+#[test]
+fn newer_and_more_important_passages_come_first_where_that_counts() {
+    let text = "refund money for a returned purchase within thirty days";
+    let (_folder, segment) = segment([
+        passage(1, "old", "", text, r#"{"meta":{"at":"2024-01-01"},"importance":0.1}"#),
+        passage(2, "new", "", text, r#"{"meta":{"at":"2025-01-01T00:00:00Z"},"importance":0.2}"#),
+        passage(3, "vital", "", text, r#"{"importance":1}"#),
+        passage(4, "none", "", text, ""),
+    ]);
+    let library = library(1, vec![segment], &[]);
+    let now = 1_735_689_600.0;
+    let ask = |boosts: Vec<Boost>| {
+        let ranking = Ranking { boosts, ..Ranking::default() };
+        found(&library, Scope::of_tenant([1; 16]), "refund purchase", Filter::default(), ranking)
+    };
+    let order = |boosts| ask(boosts).into_iter().map(|(document, _)| document).collect::<Vec<_>>();
+    let decay = Some(Decay { half_life_seconds: 366.0 * 86_400.0, now });
+    let recency = || Boost { path: "meta.at".into(), weight: 0.4, decay };
+    let importance = || Boost { path: "importance".into(), weight: 0.3, decay: None };
+    assert_eq!(order(vec![]), ["old", "new", "vital", "none"], "equal texts stand in their order");
+    assert_eq!(order(vec![recency()]), ["new", "old", "vital", "none"]);
+    assert_eq!(order(vec![importance()]), ["vital", "new", "old", "none"]);
+    let scores = ask(vec![recency(), importance()]);
+    let worth = |id: &str| scores.iter().find(|(document, _)| document == id).unwrap().1;
+    // Relevance is 1 for all; an age of one half-life is worth a half.
+    for (id, expected) in [("new", 0.3 + 0.4 + 0.06), ("old", 0.3 + 0.2 + 0.03), ("vital", 0.3 + 0.3), ("none", 0.3)] {
+        assert!((worth(id) - expected).abs() < 1e-3, "{id} {}", worth(id));
+    }
 }
 
 #[test]

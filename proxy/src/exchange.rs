@@ -289,7 +289,7 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
         let hits = context.block.used.iter().map(|used| {
             json!({
                 "id": used.document, "title": used.title, "collection": plan.collections.get(used.collection),
-                "tokens": used.tokens, "score": used.score, "lexical_rank": used.lexical_rank, "vector_rank": used.vector_rank,
+                "tokens": used.tokens, "private": used.private, "score": used.score, "lexical_rank": used.lexical_rank, "vector_rank": used.vector_rank,
             })
         });
         json!({

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use sluice_config::{Config, RecallFusion, Route, Secret};
-use sluice_index::{Assembled, Fusion, Ranking, Scope};
+use sluice_index::{Assembled, Boost, Decay, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
@@ -422,16 +422,26 @@ impl RouteEntry {
         }
     }
 
-    /// How what is found is ranked.
-    pub fn ranking(&self) -> Ranking {
+    /// How what is found is ranked at `now`, seconds since 1970.
+    pub fn ranking(&self, now: f64) -> Ranking {
         let recall = &self.route.recall;
+        let share = |percent: u8| f32::from(percent) / 100.0;
+        let recency = recall.recency.as_ref().map(|recency| Boost {
+            path: recency.key.clone(),
+            weight: share(recency.weight_percent),
+            decay: Some(Decay { half_life_seconds: recency.half_life.as_secs_f64(), now }),
+        });
+        let importance = recall.importance.as_ref();
+        let importance =
+            importance.map(|(key, percent)| Boost { path: key.clone(), weight: share(*percent), decay: None });
         Ranking {
-            vector_weight: recall.vector_weight_percent as f32 / 100.0,
-            diversity: recall.diversity_percent as f32 / 100.0,
+            vector_weight: share(recall.vector_weight_percent),
+            diversity: share(recall.diversity_percent),
             fusion: match recall.fusion {
                 RecallFusion::Score => Fusion::Score,
                 RecallFusion::Rank => Fusion::Rank,
             },
+            boosts: recency.into_iter().chain(importance).collect(),
             ..Ranking::default()
         }
     }

@@ -8,7 +8,7 @@ use crate::prompt::{Chosen, Units};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::window::Window;
 use http::HeaderMap;
-use sluice_index::Filter;
+use sluice_index::{Filter, Scope};
 use sluice_policies::grant::Assert;
 use sluice_state::SessionId;
 use sluice_text::Variables;
@@ -36,6 +36,8 @@ pub struct Plan {
     pub kept: Option<SessionId>,
     pub variables: Variables,
     pub collections: Vec<String>,
+    /// Whose texts may be recalled: the key's tenant's, and the named subject's own.
+    pub scope: Scope,
     pub context_tokens: usize,
     /// Which documents may be found, by their payload.
     pub filter: Filter,
@@ -173,8 +175,11 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
     let units = UnitHashes { session: unit("session", &steering.session), subject: unit("subject", &steering.subject) };
     let owner = || unit_hash(hash_key, &admitted.principal.key.tenant, "key", &admitted.principal.key.id_name);
     let kept = units.session.map(|session| SessionId { owner: units.subject.unwrap_or_else(owner), session });
+    let of_key = admitted.principal.key.scope;
+    let scope = steering.subject.as_deref().map_or(of_key, |subject| of_key.with_subject(subject));
     Ok(Plan {
         units,
+        scope,
         kept,
         admitted,
         path,

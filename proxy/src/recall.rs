@@ -23,7 +23,7 @@ pub struct Context {
 
 /// Most passages of one block.
 const MAX_PASSAGES: usize = 12;
-/// Within a bucket a cached result is good, whatever ranking by time will make of it.
+/// Within a bucket a cached result is good: ranking by age takes its beginning for now.
 const BUCKET_MICROSECONDS: i64 = 300_000_000;
 
 /// Searches the plan's collections with the last user turn. It never fails the request: what is missing is said.
@@ -32,7 +32,12 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
         return Recalled { plan, context: None };
     }
     let query = match &plan.body {
-        Body::Json(envelope) => envelope.last_user_text(),
+        Body::Json(envelope) => {
+            // The newest first: what is too long is cut at the other end.
+            let mut texts = envelope.last_user_texts(plan.route.route.recall.query_turns);
+            texts.reverse();
+            Some(texts.join("\n"))
+        }
         Body::Empty | Body::Unread => None,
     };
     let limit = plan.admitted.principal.prepared.config.recall.query_max_characters;
@@ -45,10 +50,11 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
         let context = Context { block: Arc::default(), cache: "none", degraded: Some("no_user_text") };
         return Recalled { plan, context: Some(context) };
     };
-    let scope = plan.admitted.principal.key.scope;
-    let missing = plan.collections.iter().any(|name| snapshot.library.collection(scope, name).is_none());
-    let ranking = plan.route.ranking();
-    let key = cache_key(&plan, ranking, scope, snapshot, &query, &live.cache_key);
+    let scope = plan.scope;
+    let missing = plan.collections.iter().any(|name| snapshot.library.lacks(scope, name));
+    let bucket = now_microseconds() / BUCKET_MICROSECONDS;
+    let ranking = plan.route.ranking((bucket * BUCKET_MICROSECONDS) as f64 / 1e6);
+    let key = cache_key(&plan, &ranking, bucket, scope, snapshot, &query, &live.cache_key);
     let entry = live.recalled.entry(key).or_insert_with(|| {
         let asked = Query::new(scope, &plan.collections, &query).with_ranking(ranking).with_filter(plan.filter.clone());
         let hits = snapshot.library.search(&asked, snapshot.embedder);
@@ -67,7 +73,8 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
 /// Everything that a result depends on: scope, the collections' segments, policy, embedder, time bucket, query.
 fn cache_key(
     plan: &Plan,
-    ranking: Ranking,
+    ranking: &Ranking,
+    bucket: i64,
     scope: Scope,
     snapshot: &Snapshot,
     query: &str,
@@ -81,16 +88,23 @@ fn cache_key(
     part(&scope.bytes());
     for name in &plan.collections {
         part(name.as_bytes());
-        part(snapshot.library.collection(scope, name).map_or(&[][..], |collection| collection.version()));
+        for version in snapshot.library.versions(scope, name) {
+            part(version.map_or(&[][..], <[u8; 32]>::as_slice));
+        }
     }
     part(&[plan.context_tokens.to_le_bytes(), ranking.depth.to_le_bytes(), MAX_PASSAGES.to_le_bytes()].concat());
     part(&[ranking.vector_weight.to_le_bytes(), ranking.diversity.to_le_bytes()].concat());
     part(&[u8::from(ranking.fusion == Fusion::Rank)]);
+    for boost in &ranking.boosts {
+        part(boost.path.as_bytes());
+        part(&boost.weight.to_le_bytes());
+        part(&boost.decay.map_or(0.0, |decay| decay.half_life_seconds).to_le_bytes());
+    }
     if !plan.filter.is_empty() {
         part(format!("{:?}", plan.filter).as_bytes());
     }
     part(snapshot.embedder.id().as_bytes());
-    part(&(now_microseconds() / BUCKET_MICROSECONDS).to_le_bytes());
+    part(&bucket.to_le_bytes());
     part(query.as_bytes());
     *hasher.finalize().as_bytes()
 }

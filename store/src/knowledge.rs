@@ -6,9 +6,11 @@
 use crate::database::Work;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde_json::json;
+use sluice_index::{PRIVATE, SubjectMark};
 use sluice_segment::ObjectHash;
 use sluice_text::{Embedder, chunk, searchable};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Chunks are cut to about this many tokens: large enough for a paragraph with its context, small enough that several
 /// fit a budget.
@@ -19,6 +21,8 @@ const BATCH: usize = 64;
 const MAX_DOCUMENT: u64 = 32 << 20;
 /// Largest payload of a document, in bytes.
 const MAX_PAYLOAD: usize = 64 << 10;
+/// Longest name of a subject, in bytes.
+const MAX_SUBJECT: usize = 512;
 
 /// A document to be ingested.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,8 @@ pub struct Document {
     pub text: String,
     /// A JSON object that filters can ask for, as text; empty without one.
     pub payload: String,
+    /// Whose alone it is; `None` for what the whole tenant shares.
+    pub subject: Option<String>,
 }
 
 /// What an ingestion did.
@@ -104,6 +110,16 @@ impl Source {
         self.files.is_empty()
     }
 
+    /// What changes when a file does: its path, size and time of change.
+    pub fn state(&self) -> Vec<(PathBuf, u64, Option<SystemTime>)> {
+        let state = |(path, _): &(PathBuf, String)| {
+            let found = std::fs::metadata(path).ok();
+            let changed = found.as_ref().and_then(|found| found.modified().ok());
+            (path.clone(), found.map_or(0, |found| found.len()), changed)
+        };
+        self.files.iter().map(state).collect()
+    }
+
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().filter_map(|(path, _)| std::fs::metadata(path).ok()).map(|found| found.len()).sum()
@@ -135,7 +151,7 @@ fn whole_file(path: &Path, name: &str) -> Result<(Document, u64), ReadError> {
     let title = heading
         .map(str::to_owned)
         .unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
-    Ok((Document { id: name.to_owned(), title, text, payload: String::new() }, bytes))
+    Ok((Document { id: name.to_owned(), title, text, payload: String::new(), subject: None }, bytes))
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), ReadError>> + use<>, ReadError> {
@@ -189,6 +205,20 @@ impl Document {
             Some(payload @ serde_json::Value::Object(_)) => payload.to_string(),
             Some(_) => return Err("`payload` must be an object".to_owned()),
         };
+        if value
+            .get("payload")
+            .or(value.get("metadata"))
+            .is_some_and(|payload| payload.get(SubjectMark::MEMBER).is_some())
+        {
+            return Err(format!("`payload` must not have a member `{}`", SubjectMark::MEMBER));
+        }
+        let subject = match value.get("subject") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(serde_json::Value::String(subject)) if !subject.is_empty() && subject.len() <= MAX_SUBJECT => {
+                Some(subject.clone())
+            }
+            Some(_) => return Err(format!("`subject` must be a string of 1 to {MAX_SUBJECT} bytes")),
+        };
         if payload.len() > MAX_PAYLOAD {
             return Err(format!("`payload` is larger than {} KiB", MAX_PAYLOAD >> 10));
         }
@@ -200,6 +230,7 @@ impl Document {
             title: text("title").unwrap_or_default(),
             text: text("text").ok_or("there is no `text`")?,
             payload,
+            subject,
         })
     }
 }
@@ -221,29 +252,55 @@ impl Tenancy {
         check_name("collection", collection)?;
         let embedder = Embedder::shipped().map_err(|error| StoreError::Invalid(error.to_string()))?;
         let mut summary = IngestSummary::default();
-        let mut batch = Vec::new();
+        let names = [collection.to_owned(), format!("{collection}{PRIVATE}")];
+        let mut batches = [Vec::new(), Vec::new()];
         let mut batch_bytes = 0;
         for document in documents {
             let (document, bytes) = document?;
             summary.documents += 1;
             batch_bytes += bytes;
+            let which = usize::from(document.subject.is_some());
+            let (document, mark) = self.owned(document)?;
             let hash = document_hash(&document);
-            if self.holds(collection, &document.id, &hash).await? {
+            if self.holds(&names[which], &document.id, &hash).await? {
                 summary.unchanged += 1;
             } else {
                 summary.new += 1;
-                let prepared = tokio::task::block_in_place(|| prepare(document, hash, embedder));
+                let prepared = tokio::task::block_in_place(|| prepare(document, hash, mark.as_deref(), embedder));
                 summary.chunks += prepared.chunks.len() as u64;
-                batch.push(prepared);
+                batches[which].push(prepared);
             }
-            if batch.len() == BATCH {
-                self.keep(collection, std::mem::take(&mut batch), embedder, &mut summary).await?;
+            if batches[which].len() == BATCH {
+                self.keep(&names[which], std::mem::take(&mut batches[which]), embedder, &mut summary).await?;
                 progress(summary.documents, std::mem::take(&mut batch_bytes));
             }
         }
-        self.keep(collection, batch, embedder, &mut summary).await?;
+        for (name, batch) in names.iter().zip(batches) {
+            self.keep(name, batch, embedder, &mut summary).await?;
+        }
         progress(summary.documents, batch_bytes);
         Ok(summary)
+    }
+
+    /// A document as it is kept: a subject's own has its mark in its id and its payload, so that equal ids of two
+    /// subjects are two documents, and searches can tell them apart.
+    fn owned(&self, mut document: Document) -> Result<(Document, Option<String>), StoreError> {
+        let Some(subject) = document.subject.take() else { return Ok((document, None)) };
+        let mark = self.mark(&subject)?;
+        let mut payload: serde_json::Map<String, serde_json::Value> = match document.payload.is_empty() {
+            true => serde_json::Map::new(),
+            false => serde_json::from_str(&document.payload).map_err(|error| StoreError::Invalid(error.to_string()))?,
+        };
+        payload.insert(SubjectMark::MEMBER.to_owned(), mark.clone().into());
+        document.payload = serde_json::Value::Object(payload).to_string();
+        document.id = format!("{mark}/{}", document.id);
+        Ok((document, Some(mark)))
+    }
+
+    fn mark(&self, subject: &str) -> Result<String, StoreError> {
+        let tenant = self.id.as_slice().try_into();
+        let tenant: &[u8; 16] = tenant.map_err(|_| StoreError::Invalid("a tenant's id has not 16 bytes".to_owned()))?;
+        Ok(SubjectMark::of(tenant, subject).to_string())
     }
 
     /// Whether a document is stored with that content.
@@ -322,13 +379,23 @@ impl Tenancy {
         Ok(())
     }
 
-    /// Removes documents from a collection, all at once; says how many there were.
-    pub async fn remove_documents(&self, collection: &str, documents: &[String]) -> Result<u64, StoreError> {
+    /// Removes documents from a collection, all at once; says how many there were. With a subject they are its own.
+    pub async fn remove_documents(
+        &self,
+        collection: &str,
+        subject: Option<&str>,
+        documents: &[String],
+    ) -> Result<u64, StoreError> {
         check_name("collection", collection)?;
+        let mark = subject.map(|subject| self.mark(subject)).transpose()?;
         let mut write = self.write().await?;
         let mut removed = 0;
         for document in documents {
-            removed += u64::from(remove(&mut write, &self.id, collection, document).await?);
+            let (name, id) = match &mark {
+                None => (collection.to_owned(), document.clone()),
+                Some(mark) => (format!("{collection}{PRIVATE}"), format!("{mark}/{document}")),
+            };
+            removed += u64::from(remove(&mut write, &self.id, &name, &id).await?);
         }
         if removed > 0 {
             self.record(&mut write, "knowledge.removed", collection, json!({ "documents": removed })).await?;
@@ -337,16 +404,45 @@ impl Tenancy {
         Ok(removed)
     }
 
-    /// Every collection with its documents and chunks.
+    /// Removes everything that belongs to a subject alone, in all collections; says how many documents there were.
+    pub async fn erase_subject(&self, subject: &str) -> Result<u64, StoreError> {
+        let mark = self.mark(subject)?;
+        let mut write = self.write().await?;
+        // A mark is hexadecimal, so nothing in it is a pattern.
+        let find = "SELECT collection, external_id FROM document WHERE tenant_id = $1 AND external_id LIKE $2";
+        let found: Vec<(String, String)> =
+            sqlx::query_as(find).bind(&self.id).bind(format!("{mark}/%")).fetch_all(&mut *write).await?;
+        let mut removed = 0;
+        for (collection, document) in found.iter().filter(|(collection, _)| collection.ends_with(PRIVATE)) {
+            removed += u64::from(remove(&mut write, &self.id, collection, document).await?);
+        }
+        if removed > 0 {
+            self.record(&mut write, "subject.erased", &mark, json!({ "documents": removed })).await?;
+        }
+        write.commit().await?;
+        Ok(removed)
+    }
+
+    /// Every collection with its documents and chunks, and as one of its own what belongs to single subjects in it.
     pub async fn collections(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
         let find = "SELECT name, (SELECT COUNT(*) FROM document d WHERE d.tenant_id = c.tenant_id AND d.collection = c.name), (SELECT COUNT(*) FROM snippet s WHERE s.tenant_id = c.tenant_id AND s.collection = c.name) FROM collection c WHERE tenant_id = $1 ORDER BY name";
         Ok(sqlx::query_as(find).bind(&self.id).fetch_all(&mut *self.read().await?).await?)
     }
 
-    /// The ids of all documents of a collection, in order.
-    pub async fn documents(&self, collection: &str) -> Result<Vec<String>, StoreError> {
-        let find = "SELECT external_id FROM document WHERE tenant_id = $1 AND collection = $2 ORDER BY external_id";
-        Ok(sqlx::query_scalar(find).bind(&self.id).bind(collection).fetch_all(&mut *self.read().await?).await?)
+    /// The ids of all documents of a collection, in order; with a subject those of its own.
+    pub async fn documents(&self, collection: &str, subject: Option<&str>) -> Result<Vec<String>, StoreError> {
+        let find = "SELECT external_id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id LIKE $3 ORDER BY external_id";
+        let (name, prefix) = match subject {
+            None => (collection.to_owned(), String::new()),
+            Some(subject) => (format!("{collection}{PRIVATE}"), format!("{}/", self.mark(subject)?)),
+        };
+        let found: Vec<String> = sqlx::query_scalar(find)
+            .bind(&self.id)
+            .bind(name)
+            .bind(format!("{prefix}%"))
+            .fetch_all(&mut *self.read().await?)
+            .await?;
+        Ok(found.into_iter().map(|id| id[prefix.len()..].to_owned()).collect())
     }
 }
 
@@ -423,12 +519,17 @@ pub enum IngestError {
     Store(#[from] StoreError),
 }
 
-fn prepare(document: Document, hash: Vec<u8>, embedder: &Embedder) -> Prepared {
+/// What `mark` names holds equal texts of different subjects apart.
+fn prepare(document: Document, hash: Vec<u8>, mark: Option<&str>, embedder: &Embedder) -> Prepared {
     let chunks = chunk(&document.text, CHUNK_TOKENS)
         .into_iter()
         .map(|chunk| {
             let searchable = searchable(&document.title, &chunk.heading, &chunk.text);
-            let hash = ObjectHash::of(searchable.as_bytes()).0.to_vec();
+            let hash = match mark {
+                None => ObjectHash::of(searchable.as_bytes()),
+                Some(mark) => ObjectHash::of(format!("{mark}\0{searchable}").as_bytes()),
+            };
+            let hash = hash.0.to_vec();
             let vector =
                 embedder.embed(&searchable).map(|vector| vector.iter().flat_map(|value| value.to_le_bytes()).collect());
             (chunk, hash, vector)
@@ -455,9 +556,12 @@ mod tests {
     fn lines_are_read_with_either_name_for_their_id() {
         assert_eq!(
             json_line(r#"{"_id":7,"title":"T","text":"x"}"#).unwrap(),
-            Document { id: "7".into(), title: "T".into(), text: "x".into(), payload: String::new() }
+            Document { id: "7".into(), title: "T".into(), text: "x".into(), payload: String::new(), subject: None }
         );
         assert_eq!(json_line(r#"{"id":"a","text":"","metadata":{"n":1}}"#).unwrap().payload, r#"{"n":1}"#);
+        assert_eq!(json_line(r#"{"id":"a","text":"","subject":"u1"}"#).unwrap().subject.as_deref(), Some("u1"));
+        assert!(json_line(r#"{"id":"a","text":"","subject":1}"#).unwrap_err().starts_with("`subject` must be"));
+        assert!(json_line(r#"{"id":"a","text":"","payload":{"$subject":"x"}}"#).unwrap_err().contains("`$subject`"));
         assert_eq!(json_line(r#"{"id":"a"}"#).unwrap_err(), "there is no `text`");
         assert_eq!(json_line(r#"{"id":"a","text":"","payload":[]}"#).unwrap_err(), "`payload` must be an object");
     }

@@ -11,7 +11,7 @@ use crate::database::{Whose, Work};
 use crate::{Identity, Store, StoreError, now, registry};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use sluice_index::{BuildError, SegmentWriter};
+use sluice_index::{BuildError, PRIVATE, SegmentWriter};
 use sluice_segment::{
     CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, SegmentEntry, VerifyingKey,
     encode,
@@ -210,6 +210,8 @@ impl Store {
         let failed = |source| PublishError::Build { collection: collection.to_owned(), source };
         let embedder = Embedder::shipped()?;
         let maker = maker()?;
+        // A subject's own document is known by the subject's mark and its id; a reader of the text sees the id.
+        let marked = if collection.ends_with(PRIVATE) { SUBJECT_PREFIX } else { 0 };
         let mut identity = blake3::Hasher::new();
         identity.update(maker.as_bytes());
         let mut making: Option<(tempfile::TempDir, SegmentWriter<'_>)> = None;
@@ -237,7 +239,7 @@ impl Store {
                     let passage = Passage {
                         sequence: row.try_get::<i64, _>("sequence")? as u64,
                         print: 0,
-                        document: row.try_get("document")?,
+                        document: row.try_get::<&str, _>("document")?.get(marked..).unwrap_or_default(),
                         ordinal: row.try_get::<i64, _>("ordinal")? as u32,
                         title: row.try_get("title")?,
                         heading: row.try_get("heading")?,
@@ -250,7 +252,11 @@ impl Store {
                         true => row.try_get::<Option<&[u8]>, _>("embedding")?.map(floats),
                         false => embedder.embed(&searchable(passage.title, passage.heading, passage.text)),
                     };
-                    for part in [passage.document.as_bytes(), row.try_get("hash")?, passage.payload.as_bytes()] {
+                    for part in [
+                        row.try_get::<&str, _>("document")?.as_bytes(),
+                        row.try_get("hash")?,
+                        passage.payload.as_bytes(),
+                    ] {
                         identity.update(&(part.len() as u64).to_le_bytes()).update(part);
                     }
                     identity.update(&passage.sequence.to_le_bytes());
@@ -285,7 +291,8 @@ impl Store {
             let Ok(tenant) = hex::decode(&entry.tenant) else { continue };
             let covered = entry.segments.last().map_or(0, |segment| segment.last);
             let dead = self.forgotten(&tenant, &entry.name, &(0..covered + 1)).await?;
-            let Some(run) = run_to_join(&entry.segments, &dead) else { continue };
+            let share = if entry.name.ends_with(PRIVATE) { Gone::Any } else { Gone::Third };
+            let Some(run) = run_to_join(&entry.segments, &dead, share) else { continue };
             let run = &entry.segments[run];
             let range = run[0].first..run[run.len() - 1].last + 1;
             // Before the snippets are read: what goes later is still listed as gone.
@@ -370,6 +377,8 @@ impl Store {
 
 /// An edge that read a manifest has so long to fetch what it names, in microseconds.
 const GRACE_MICROSECONDS: i64 = 900_000_000;
+/// What the id of a subject's own document begins with: its mark in hexadecimal and a slash.
+const SUBJECT_PREFIX: usize = 33;
 /// Snippets that are read at once.
 const PAGE: i64 = 1_000;
 /// So many neighbouring segments of at most a tier's size become one.
@@ -382,8 +391,16 @@ fn maker() -> Result<String, EmbedError> {
     Ok(format!("segment/2 {ANALYSER_ID} {}", Embedder::shipped()?.id()))
 }
 
-/// Which neighbouring segments should become one: many small ones, or one of which a third is gone.
-fn run_to_join(segments: &[SegmentEntry], dead: &[u64]) -> Option<Range<usize>> {
+/// How much of a segment has to be gone for it to be written anew.
+#[derive(Clone, Copy, PartialEq)]
+enum Gone {
+    Third,
+    /// What a person had removed leaves the files as well.
+    Any,
+}
+
+/// Which neighbouring segments should become one: many small ones, or one of which too much is gone.
+fn run_to_join(segments: &[SegmentEntry], dead: &[u64], share: Gone) -> Option<Range<usize>> {
     for tier in TIERS {
         let small = segments.iter().rev().take_while(|segment| segment.passages <= tier).count();
         if small >= RUN {
@@ -393,7 +410,7 @@ fn run_to_join(segments: &[SegmentEntry], dead: &[u64]) -> Option<Range<usize>> 
     let is_hollow = |segment: &SegmentEntry| {
         let gone = dead.partition_point(|sequence| *sequence <= segment.last)
             - dead.partition_point(|sequence| *sequence < segment.first);
-        gone as u64 * 3 >= segment.passages
+        gone as u64 * 3 >= segment.passages || share == Gone::Any && gone > 0
     };
     segments.iter().position(is_hollow).map(|place| place..place + 1)
 }
@@ -490,9 +507,12 @@ mod tests {
 
     #[test]
     fn small_neighbours_are_joined_and_large_ones_stay() {
-        assert_eq!(run_to_join(&segments(&[1_000_000, 60, 60, 60]), &[]), None);
-        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[60; 8]].concat()), &[]), Some(1..9));
-        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[500; 7], &[3]].concat()), &[]), Some(1..9));
-        assert_eq!(run_to_join(&segments(&[30, 30]), &[31, 32, 33, 34, 35, 36, 37, 38, 39, 40]), Some(1..2));
+        assert_eq!(run_to_join(&segments(&[1_000_000, 60, 60, 60]), &[], Gone::Third), None);
+        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[60; 8]].concat()), &[], Gone::Third), Some(1..9));
+        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[500; 7], &[3]].concat()), &[], Gone::Third), Some(1..9));
+        assert_eq!(
+            run_to_join(&segments(&[30, 30]), &[31, 32, 33, 34, 35, 36, 37, 38, 39, 40], Gone::Third),
+            Some(1..2)
+        );
     }
 }

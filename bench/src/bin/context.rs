@@ -173,7 +173,7 @@ impl Bench {
             let mut gains = Vec::new();
             for question in questions {
                 let Some(graded) = judgements.get(&question.id) else { continue };
-                let hits = self.search(&question.text, ranking).hits;
+                let hits = self.search(&question.text, ranking.clone()).hits;
                 let mut seen = HashSet::new();
                 let documents: Vec<String> = hits
                     .iter()
@@ -206,9 +206,9 @@ impl Bench {
             for question in questions {
                 let text = &question.text;
                 let (embed, vector) = timed(|| self.embedder.embed(text));
-                let (words, _) = timed(|| self.search(text, Ranking { vector_weight: 0.0, ..both }));
-                let (vectors, _) = timed(|| self.search(text, Ranking { vector_weight: 1.0, ..both }));
-                let (recall, hits) = timed(|| self.search(text, both));
+                let (words, _) = timed(|| self.search(text, Ranking { vector_weight: 0.0, ..both.clone() }));
+                let (vectors, _) = timed(|| self.search(text, Ranking { vector_weight: 1.0, ..both.clone() }));
+                let (recall, hits) = timed(|| self.search(text, both.clone()));
                 let (assembling, _) = timed(|| assemble(&hits.hits, BUDGET, PASSAGES));
                 let (tantivy, found) = timed(|| plain.words(text));
                 found?;

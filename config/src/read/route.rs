@@ -3,7 +3,7 @@
 use super::DAY_SECONDS;
 use super::scrub;
 use super::table::{Named, Table, Text};
-use crate::{History, RecallFusion, RecallRanking, Route, Target};
+use crate::{History, RecallFusion, RecallRanking, RecallRecency, Route, Target};
 use crate::{hint, schema};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,8 +66,32 @@ fn recall(table: &mut Table<'_, '_, '_>) -> RecallRanking {
     let default = RecallRanking::default();
     let weight = table.integer("recall_vector_weight_percent", 0..=100).unwrap_or(default.vector_weight_percent);
     let diversity = table.integer("recall_diversity_percent", 0..=100).unwrap_or(default.diversity_percent);
+    let query_turns = table.integer("recall_query_turns", 1..=32).unwrap_or(default.query_turns);
+    let recency = weight_of(table, "recall_recency_key", "recall_recency_percent").map(|(key, weight_percent)| {
+        let days = table.integer("recall_recency_half_life_days", 1..=36_500).unwrap_or(30);
+        RecallRecency { key, weight_percent, half_life: Duration::from_secs(days * DAY_SECONDS) }
+    });
+    let importance = weight_of(table, "recall_importance_key", "recall_importance_percent");
     let fusion = table.choice("recall_fusion", &[("score", RecallFusion::Score), ("rank", RecallFusion::Rank)]);
-    RecallRanking { vector_weight_percent: weight, fusion: fusion.unwrap_or_default(), diversity_percent: diversity }
+    RecallRanking {
+        query_turns,
+        recency,
+        importance,
+        vector_weight_percent: weight,
+        fusion: fusion.unwrap_or_default(),
+        diversity_percent: diversity,
+    }
+}
+
+/// A member of payloads and how much it counts, at most a half; a weight without its member is a fault.
+fn weight_of(table: &mut Table<'_, '_, '_>, key: &str, percent: &str) -> Option<(String, u8)> {
+    let named = table.text(key).map(owned);
+    let weight = table.integer(percent, 1..=50);
+    if let (None, Some(span)) = (&named, table.span(percent)) {
+        let message = format!("{} stands without {}", table.label(percent), table.label(key));
+        table.fault(span, message, format!("name the member of payloads that it is the weight of: `{key} = \"…\"`"));
+    }
+    Some((named?, weight.unwrap_or(20)))
 }
 
 const HISTORIES: [(&str, History); 2] = [("truncate", History::Truncate), ("importance", History::Importance)];

@@ -220,7 +220,20 @@ impl Envelope {
         if let Some(input) = self.input_string() {
             return input.string().map(Cow::into_owned);
         }
-        let message = self.last_user()?;
+        self.text_of(self.last_user()?)
+    }
+
+    /// The texts of the user's last `most` turns, in their order; what a tool answered is no turn of the user's.
+    pub fn last_user_texts(&self, most: usize) -> Vec<String> {
+        if most <= 1 || self.input_string().is_some() {
+            return self.last_user_text().into_iter().collect();
+        }
+        let turns: Vec<Value<'_>> =
+            self.turns().into_iter().flat_map(|turns| turns.children()).filter(|turn| self.is_user(*turn)).collect();
+        turns[turns.len().saturating_sub(most)..].iter().filter_map(|turn| self.text_of(*turn)).collect()
+    }
+
+    fn text_of(&self, message: Value<'_>) -> Option<String> {
         let content = message.get(if self.dialect == Dialect::Gemini { "parts" } else { "content" })?;
         match content.kind() {
             Kind::String => content.string().map(Cow::into_owned),
@@ -599,6 +612,7 @@ mod tests {
             r#"{ "temperature": 1.0e0, "model":"gpt", "seed": 12345678901234567890, "messages":[{"role":"system","content":"P"},{"role":"system","content":"s"},{"role":"user","content":"C"},{"role":"user","content":"hi \u00e9"},{"role":"assistant","content":null}], "x": [1, 2] }"#
         );
         assert_eq!(envelope.last_user_text().unwrap(), "hi é");
+        assert_eq!(envelope.last_user_texts(3).last().unwrap(), "hi é");
         assert_eq!(envelope.steering().unwrap(), r#"{"variables":{"a":1}}"#);
     }
 

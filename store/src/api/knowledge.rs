@@ -1,12 +1,13 @@
 //! Collections and their documents.
 
-use super::{Answer, Api, At, Caller, Fault, ForTenant, Sent};
+use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent};
 use crate::operators::Scope;
 use crate::{Document, IngestError, IngestSummary};
 use axum::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use sluice_index::PRIVATE;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -19,6 +20,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(upsert))
         .routes(routes!(remove_many, remove_delete))
         .routes(routes!(remove_one))
+        .routes(routes!(erase))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -31,18 +33,36 @@ struct CollectionSize {
     name: String,
     documents: i64,
     chunks: i64,
+    /// Documents that belong to single subjects.
+    private_documents: i64,
 }
 
 #[utoipa::path(get, path = "/api/v1/collections", params(ForTenant), responses((status = 200, body = Collections)))]
 async fn collections(caller: Caller) -> Answer<Json<Collections>> {
     let found = caller.tenancy(Scope::Read).await?.collections().await?;
-    let size = |(name, documents, chunks)| CollectionSize { name, documents, chunks };
-    Ok(Json(Collections { collections: found.into_iter().map(size).collect() }))
+    let mut collections: Vec<CollectionSize> = Vec::new();
+    for (name, documents, chunks) in found {
+        // What belongs to subjects is a row of its own behind the shared one, or without it.
+        let (shared, is_private) = name.strip_suffix(PRIVATE).map_or((name.as_str(), false), |name| (name, true));
+        let known = match collections.iter().position(|size| size.name == shared) {
+            Some(known) => known,
+            None => {
+                let name = shared.to_owned();
+                collections.push(CollectionSize { name, documents: 0, chunks: 0, private_documents: 0 });
+                collections.len() - 1
+            }
+        };
+        match is_private {
+            true => collections[known].private_documents = documents,
+            false => (collections[known].documents, collections[known].chunks) = (documents, chunks),
+        }
+    }
+    Ok(Json(Collections { collections }))
 }
 
 #[derive(Deserialize, ToSchema)]
 struct NewDocuments {
-    /// Each with `id`, `text`, and perhaps `title` and `payload`; at most 1,000.
+    /// Each with `id`, `text`, and perhaps `title`, `payload` and `subject`, whose alone it is then; at most 1,000.
     #[schema(value_type = Vec<Object>)]
     documents: Vec<Value>,
 }
@@ -84,35 +104,57 @@ struct Removed {
     removed: u64,
 }
 
-#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/{document}", params(("collection" = String, Path), ("document" = String, Path, description = "its id, percent-encoded"), ForTenant), responses((status = 200, body = Removed)))]
-async fn remove_one(caller: Caller, At((collection, document)): At<(String, String)>) -> Answer<Json<Removed>> {
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct OfSubject {
+    #[allow(dead_code)]
+    tenant: Option<String>,
+    /// Whose alone the document is.
+    subject: Option<String>,
+}
+
+#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/{document}", params(("collection" = String, Path), ("document" = String, Path, description = "its id, percent-encoded"), OfSubject), responses((status = 200, body = Removed)))]
+async fn remove_one(
+    caller: Caller,
+    At((collection, document)): At<(String, String)>,
+    Asked(OfSubject { subject, .. }): Asked<OfSubject>,
+) -> Answer<Json<Removed>> {
     let tenancy = caller.tenancy(Scope::Write).await?;
-    match tenancy.remove_documents(&collection, std::slice::from_ref(&document)).await? {
+    match tenancy.remove_documents(&collection, subject.as_deref(), std::slice::from_ref(&document)).await? {
         0 => Err(Fault::not_found("document", format!("`{collection}` has no document `{document}`"))),
         removed => Ok(Json(Removed { removed })),
     }
 }
 
 /// The document whose id is `delete`.
-#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/delete", params(("collection" = String, Path), ForTenant), responses((status = 200, body = Removed)))]
-async fn remove_delete(caller: Caller, At(collection): At<String>) -> Answer<Json<Removed>> {
-    remove_one(caller, At((collection, "delete".to_owned()))).await
+#[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/delete", params(("collection" = String, Path), OfSubject), responses((status = 200, body = Removed)))]
+async fn remove_delete(caller: Caller, At(collection): At<String>, asked: Asked<OfSubject>) -> Answer<Json<Removed>> {
+    remove_one(caller, At((collection, "delete".to_owned())), asked).await
+}
+
+/// Removes everything that belongs to a subject alone, from all collections.
+#[utoipa::path(delete, path = "/api/v1/subjects/{subject}", params(("subject" = String, Path, description = "percent-encoded"), ForTenant), responses((status = 200, body = Removed)))]
+async fn erase(caller: Caller, At(subject): At<String>) -> Answer<Json<Removed>> {
+    let removed = caller.tenancy(Scope::Write).await?.erase_subject(&subject).await?;
+    Ok(Json(Removed { removed }))
 }
 
 #[derive(Deserialize, ToSchema)]
 struct Ids {
     ids: Vec<String>,
+    /// Whose alone the documents are.
+    subject: Option<String>,
 }
 
 #[utoipa::path(post, path = "/api/v1/collections/{collection}/documents/delete", params(("collection" = String, Path), ForTenant), request_body = Ids, responses((status = 200, body = Removed)))]
 async fn remove_many(
     caller: Caller,
     At(collection): At<String>,
-    Sent(Ids { ids }): Sent<Ids>,
+    Sent(Ids { ids, subject }): Sent<Ids>,
 ) -> Answer<Json<Removed>> {
     if ids.len() > MAX_DOCUMENTS {
         return Err(Fault::invalid(format!("`ids` has {} members, at most {MAX_DOCUMENTS} are taken", ids.len())));
     }
-    let removed = caller.tenancy(Scope::Write).await?.remove_documents(&collection, &ids).await?;
+    let removed = caller.tenancy(Scope::Write).await?.remove_documents(&collection, subject.as_deref(), &ids).await?;
     Ok(Json(Removed { removed }))
 }
