@@ -664,6 +664,7 @@ def test_keys_work_at_the_edge_until_they_are_revoked(up, api):
     name = fresh("k")
     made = good(api.post("/keys", json={"name": name, "requests_per_minute": 1_000_000, "routes": ["plain"]}), 201)
     up.wait_key(made["key"])
+    good(api.put("/settings/prices", json={"value": {"upstream-model": {"input": 2, "output": 8}}}))
     answer = up.chat(made["key"], user("hi", model="plain"))
     assert answer.status == 200, answer
     assert up.chat(made["key"], user("hi", model="prompted")).status in (403, 404)
@@ -678,6 +679,8 @@ def test_keys_work_at_the_edge_until_they_are_revoked(up, api):
     assert (found[0]["route"], found[0]["provider"], found[0]["model"], found[0]["status"]) == (
         "plain", "mock", "upstream-model", 200,
     )
+    tokens = found[0]["input_tokens"], found[0]["output_tokens"]
+    assert min(tokens) > 0 and abs(found[0]["cost"] - (tokens[0] * 2 + tokens[1] * 8) / 1e6) < 1e-12
     whole = good(api.get("/runs?limit=1"))
     assert len(whole["runs"]) == 1 and whole["total"] >= 1
     good(api.delete(f"/keys/{made['id']}"))

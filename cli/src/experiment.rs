@@ -166,12 +166,13 @@ impl Runs {
         }
         for run in runs {
             println!(
-                "{} {:>3} {:>9.1} ms {:>6}+{:<6} {:<20} {:<24} {}",
+                "{} {:>3} {:>9.1} ms {:>6}+{:<6} {:>10} {:<20} {:<24} {}",
                 run.id,
                 run.status,
                 run.total_microseconds as f64 / 1_000.0,
                 run.input_tokens,
                 run.output_tokens,
+                run.cost.map_or("-".to_owned(), |cost| format!("{cost:.6}")),
                 run.route,
                 if run.prompt.is_empty() { String::new() } else { format!("{}@{}", run.prompt, run.version) },
                 if run.error.is_empty() { run.arm } else { run.error }

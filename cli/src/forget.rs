@@ -16,7 +16,7 @@ pub struct Forget {
     #[arg(long, conflicts_with = "documents")]
     all: bool,
     /// Whose alone the documents are.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     subject: Option<String>,
 }
 

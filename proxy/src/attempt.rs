@@ -4,7 +4,7 @@
 //! for another.
 
 use crate::answer::Reader;
-use crate::events::{Audience, Events, restored};
+use crate::events::{Audience, Events, restored, told_twice};
 use crate::head::{CREDENTIALS, hop_by_hop};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
@@ -320,7 +320,7 @@ impl Outgoing<'_> {
         }
         let body = reader.whole(MAX_WHOLE).await.map_err(broke_off)?;
         let (body, usage) = self.whole_answer(body, encoded)?;
-        if let Some(refused) = vault.refused_answer() {
+        if let Some(refused) = vault.take_refused() {
             return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
         }
         Ok((header, Content::Whole(body), usage))
@@ -401,7 +401,7 @@ impl Outgoing<'_> {
             match pushed {
                 // What was shown before the fault is content; relay says the rest.
                 Err(ErrorCode::AnswerWithheld) if !events.content => {
-                    let refused = self.scrubbed.vault.refused_answer().unwrap_or(Refused(String::new()));
+                    let refused = events.withheld.take().unwrap_or(Refused(String::new()));
                     return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
                 }
                 Err(code) if !events.content => return Err(broke_off(code)),
@@ -442,6 +442,8 @@ impl Outgoing<'_> {
                 Bytes::from(failure.body(family))
             }
         };
+        // An error is shown as it is masked; what it says is no answer.
+        let _ = self.scrubbed.vault.take_refused();
         if !is_same || read.is_none() {
             let _ = header.insert_header("content-type", "application/json");
         }
@@ -767,7 +769,11 @@ fn restore_document(text: &str, document: &Document, vault: &Vault, instructions
     if let (Some(own), Some(echoed)) = (instructions, echoed) {
         splices.replace(echoed.span(), own);
     }
+    let twice = if vault.guards_answers() { told_twice(root) } else { Vec::new() };
     for whole in wholes(root) {
+        if twice.iter().any(|(range, _)| range.contains(&whole.range.start)) {
+            continue;
+        }
         let is_outbound = whole.tool.as_ref().is_some_and(|tool| vault.is_outbound(tool));
         if echoed.is_some_and(|echoed| echoed.span().contains(&whole.range.start)) {
             continue;
@@ -776,6 +782,7 @@ fn restore_document(text: &str, document: &Document, vault: &Vault, instructions
             splices.replace(whole.range, shown);
         }
     }
+    twice.into_iter().for_each(|(range, empty)| splices.replace(range, empty));
     (!splices.is_empty()).then(|| splices.apply(text))
 }
 
@@ -794,5 +801,18 @@ mod tests {
             r#"{"instructions":null,"choices":[{"message":{"content":"hi a@x.com","tool_calls":[{"function":{"arguments":"{\"a\":\"a@x.com\"}"}}],"signature":"<EMAIL_1>"}}], "n": 1.0}"#
         );
         assert!(restore_json("{\"a\":1}", &vault, None).is_none());
+    }
+
+    #[test]
+    fn a_guarded_answer_does_not_spell_its_words_once_more() {
+        let mut vault = Vault::default();
+        vault.guard_answers(Arc::new(Rules::default()));
+        let answer = r#"{"choices":[{"message":{"content":"b@x.com"},"logprobs":{"content":[{"token":"b"},{"token":"@x.com"}]}},{"logprobs":null}],"output":[{"content":[{"text":"b@x.com","logprobs":[{"token":"b@x.com"}]}]}],"data":[{"b64_json":"BINARY"}]}"#;
+        let binary = "sk-proj-ZsC23q8rENMhCXZIESS9GSqu4SSAVo5f".repeat(40);
+        assert_eq!(
+            restore_json(&answer.replace("BINARY", &binary), &vault, None).unwrap(),
+            r#"{"choices":[{"message":{"content":"[EMAIL]"},"logprobs":null},{"logprobs":null}],"output":[{"content":[{"text":"[EMAIL]","logprobs":[]}]}],"data":[{"b64_json":"BINARY"}]}"#
+                .replace("BINARY", &binary)
+        );
     }
 }

@@ -6,9 +6,9 @@
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
-use sluice_scrub::{Restorer, Vault};
+use sluice_scrub::{Refused, Restorer, Vault};
 use sluice_wire::event::{Chunk, Usage};
-use sluice_wire::json::{decode, escape_into, without_member};
+use sluice_wire::json::{Document, Kind, Value, decode, escape_into, without_member};
 use sluice_wire::sse::{Frame, Frames};
 use sluice_wire::{Dialect, Failure, Splices, translate};
 use std::collections::HashMap;
@@ -49,6 +49,8 @@ pub struct Events {
     pub error: Option<Failure<'static>>,
     /// What the client was told in band.
     pub failed: Option<ErrorCode>,
+    /// What the answer said that its route refuses.
+    pub withheld: Option<Refused>,
 }
 
 /// What an answer is to be made for.
@@ -86,6 +88,7 @@ impl Events {
             over: false,
             error: None,
             failed: None,
+            withheld: None,
         }
     }
 
@@ -118,7 +121,7 @@ impl Events {
         match self.over {
             true => {
                 self.flush(|_| true, out);
-                Ok(())
+                self.check()
             }
             false => Err(ErrorCode::UpstreamStreamInterrupted),
         }
@@ -198,9 +201,7 @@ impl Events {
         let mut splices = Splices::default();
         if !self.vault.leaves_answers() {
             self.restore(&chunk, &data, &mut splices);
-            if self.vault.refused_answer().is_some() {
-                return Err(ErrorCode::AnswerWithheld);
-            }
+            self.check()?;
         }
         if self.translation_is_metered() {
             self.usage = self.usage.and(chunk.usage);
@@ -222,6 +223,7 @@ impl Events {
         // What is still held of a channel comes before the event that ends it.
         if !ends.is_empty() {
             self.flush(|channel| ends.iter().any(|end| channel.starts_with(end.as_str())), out);
+            self.check()?;
         }
         if is_usage {
             return Ok(());
@@ -241,6 +243,17 @@ impl Events {
             false => out.extend_from_slice(&frame.with_data(&splices.apply(&data))),
         }
         Ok(())
+    }
+
+    /// Whether what was just heard may be said.
+    fn check(&mut self) -> Result<(), ErrorCode> {
+        match self.vault.take_refused() {
+            None => Ok(()),
+            refused => {
+                self.withheld = refused;
+                Err(ErrorCode::AnswerWithheld)
+            }
+        }
     }
 
     /// Whether usage is read from the client's frames, and not from the provider's before they are translated.
@@ -283,7 +296,14 @@ impl Events {
         let named = chunk.tools.iter().filter(|(_, tool)| self.vault.is_outbound(tool));
         self.outbound.extend(named.map(|(start, _)| start.clone()));
         let stays = |channel: &str| self.outbound.iter().any(|start| channel.starts_with(start.as_str()));
+        if self.vault.guards_answers() && data.contains("logprobs") {
+            mute_in(data, splices);
+        }
         for delta in &chunk.deltas {
+            // Sound is no text.
+            if self.vault.guards_answers() && delta.channel.contains("/audio/") {
+                continue;
+            }
             let said = decode(&data[delta.range.clone()]);
             let make = || restorer(delta.nested, stays(&delta.channel));
             let restorer = self.channels.entry(delta.channel.clone()).or_insert_with(make);
@@ -361,10 +381,37 @@ fn restorer(nested: bool, keeps: bool) -> Restorer {
     if keeps { restorer.keeping() } else { restorer }
 }
 
+/// A longer string of base64's letters alone is no text.
+const MAX_WORD: usize = 1_024;
+
+/// Where an answer says its words once more, token by token. Where the words are masked it has to go, as nothing of it
+/// can be told apart.
+pub fn told_twice(root: Value<'_>) -> Vec<(Range<usize>, &'static str)> {
+    let mut found: Vec<(Range<usize>, &'static str)> = Vec::new();
+    for value in root.descendants() {
+        let is_inside = found.last().is_some_and(|(last, _)| last.contains(&value.span().start));
+        let is_it = ["logprobs", "logprobsResult", "logprobs_result"].iter().any(|name| value.key_is(name));
+        if is_it && !is_inside && !value.is_null() {
+            found.push((value.span(), if value.kind() == Kind::Array { "[]" } else { "null" }));
+        }
+    }
+    found
+}
+
+fn mute_in(data: &str, splices: &mut Splices) {
+    let Ok(document) = Document::parse(data) else { return };
+    told_twice(document.root(data)).into_iter().for_each(|(range, empty)| splices.replace(range, empty));
+}
+
 /// A complete string with its originals, escaped again; `None` when it has none.
 pub fn restored(written: &str, nested: bool, keeps: bool, vault: &Vault) -> Option<String> {
     let may_hold = vault.is_forgiving() || written.contains('<') || written.contains("\\u003");
     if !vault.guards_answers() && (keeps || !may_hold) {
+        return None;
+    }
+    // Images and vectors in base64 are no text, and hold no placeholder.
+    let is_binary = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_');
+    if written.len() > MAX_WORD && written.bytes().all(is_binary) {
         return None;
     }
     let mut restorer = restorer(nested, keeps);
@@ -564,6 +611,33 @@ mod tests {
             let (shown, whole) = relay(&audience(Dialect::Gemini, vault()), &stream, size);
             assert!(whole);
             assert_eq!(said(Dialect::Gemini, &shown)["0/text"], RESTORED);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_ends_a_stream_although_it_was_held_to_the_end() {
+        let mut rules = Rules::of(&[]);
+        rules.want(sluice_scrub::Kind::Email, 0.5, sluice_scrub::Action::Refuse);
+        let rules = Arc::new(rules);
+        for (dialect, stream) in [
+            (
+                Dialect::Gemini,
+                "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"It is bob@example.com\"}]}}]}\n\ndata: {\"candidates\":[{\"content\":{\"role\":\"model\"},\"finishReason\":\"STOP\"}]}\n\n",
+            ),
+            (
+                Dialect::Chat,
+                "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"It is bob@example.com\"}}]}\n\ndata: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+            ),
+        ] {
+            let mut vault = Vault::default();
+            vault.guard_answers(Arc::clone(&rules));
+            let mut events = Events::new(&audience(dialect, vault));
+            let mut shown = BytesMut::new();
+            let ended = events.push(stream.as_bytes(), &mut shown).and_then(|()| events.end(&mut shown));
+            assert_eq!(ended, Err(ErrorCode::AnswerWithheld));
+            assert_eq!(events.withheld.as_ref().map(|refused| refused.0.as_str()), Some("EMAIL"));
+            let shown = String::from_utf8(shown.to_vec()).unwrap();
+            assert!(!shown.contains("bob@") && !shown.contains("stop") && !shown.contains("STOP"), "{shown}");
         }
     }
 

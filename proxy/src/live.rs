@@ -185,6 +185,13 @@ impl Live {
         self.running.load(Ordering::Acquire) == 0
     }
 
+    /// Writes what waits to be written; the process is about to end.
+    pub(crate) fn close(&self) {
+        if let Some(sessions) = &self.sessions {
+            sessions.flush(std::time::Duration::from_secs(2));
+        }
+    }
+
     /// What is in force, for building the next one on.
     pub fn current(&self) -> (Arc<Config>, Option<Arc<Snapshot>>) {
         let prepared = self.load();

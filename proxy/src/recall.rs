@@ -85,7 +85,9 @@ fn cache_key(
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
     };
-    part(&scope.bytes());
+    // A subject of which nothing can be recalled shares what is cached with all others.
+    let private = plan.collections.iter().any(|name| snapshot.library.versions(scope, name)[1].is_some());
+    part(&if private { scope } else { plan.admitted.principal.key.scope }.bytes());
     for name in &plan.collections {
         part(name.as_bytes());
         for version in snapshot.library.versions(scope, name) {

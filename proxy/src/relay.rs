@@ -127,7 +127,8 @@ async fn finish(mut reader: Reader, live: &Live, failure: Option<ErrorCode>) {
             reader.settle().await;
             reader.release(live).await;
         }
-        Some(ErrorCode::ClientDeparted) => {}
+        // Neither is the provider's failure.
+        Some(ErrorCode::ClientDeparted | ErrorCode::AnswerWithheld) => {}
         Some(_) => reader.permit.fail(live.moment()),
     }
 }

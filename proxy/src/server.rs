@@ -150,6 +150,7 @@ fn end_when_idle(live: Arc<Live>) {
         loop {
             std::thread::sleep(LOOK);
             if live.is_idle() {
+                live.close();
                 std::process::exit(0);
             }
         }

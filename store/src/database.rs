@@ -37,12 +37,18 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 3] = [
+const SQLITE: [&str; 4] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
+    include_str!("../migrations/sqlite/0004_cost.sql"),
 ];
-const POSTGRES: [&str; 3] = ["", "", include_str!("../migrations/postgres/0003_first.sql")];
+const POSTGRES: [&str; 4] = [
+    "",
+    "",
+    include_str!("../migrations/postgres/0003_first.sql"),
+    include_str!("../migrations/postgres/0004_cost.sql"),
+];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.
 const WRITERS: &str = "SELECT pg_advisory_xact_lock(7310582)";

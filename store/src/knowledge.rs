@@ -65,7 +65,7 @@ pub enum ReadError {
 }
 
 /// Files to be read, found ahead so that progress can be told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Source {
     files: Vec<(PathBuf, String)>,
 }

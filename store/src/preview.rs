@@ -97,9 +97,14 @@ impl Tenancy {
             Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let price = |side: &str| prices.get(model)?.get(side)?.as_f64();
-        Ok(price("input").zip(price("output")))
+        Ok(price_of(&prices, model))
     }
+}
+
+/// Input and output price of a million tokens of `model` in the setting `prices`.
+pub(crate) fn price_of(prices: &Value, model: &str) -> Option<(f64, f64)> {
+    let price = |side: &str| prices.get(model)?.get(side)?.as_f64();
+    price("input").zip(price("output"))
 }
 
 fn render(template: &Template, asked: &Preview, prices: Option<(f64, f64)>, most: Option<f64>) -> Previewed {

@@ -287,7 +287,10 @@ impl Store {
         let trusted = [identity.signing_key.verifying_key()];
         let Some(bytes) = read_manifest(&location).await? else { return Ok(false) };
         let manifest = Manifest::verify(&bytes, &trusted)?;
-        for entry in &manifest.collections {
+        // The most segments first: a collection that is always hollow must not keep the others from being joined.
+        let mut entries: Vec<&CollectionEntry> = manifest.collections.iter().collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.segments.len()));
+        for entry in entries {
             let Ok(tenant) = hex::decode(&entry.tenant) else { continue };
             let covered = entry.segments.last().map_or(0, |segment| segment.last);
             let dead = self.forgotten(&tenant, &entry.name, &(0..covered + 1)).await?;

@@ -4,14 +4,16 @@
 //! transaction, so its records are stored once, however often it arrives.
 
 use crate::database::Whose;
+use crate::preview::price_of;
 use crate::publish::PublishError;
 use crate::{Store, StoreError, Tenancy, now};
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::Serialize;
+use serde_json::Value;
 use sluice_segment::{Feedback, Record, Run, journal_records};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -58,6 +60,8 @@ pub struct RunRecord {
     pub output_tokens: i64,
     pub own_microseconds: i64,
     pub total_microseconds: i64,
+    /// By the setting `prices` when it was recorded; nothing where that has no price of the model.
+    pub cost: Option<f64>,
 }
 
 impl Store {
@@ -101,7 +105,8 @@ impl Store {
                         _ => None,
                     })
                     .collect();
-                done.unknown += insert_runs(&mut write, &tenants, &edge, &runs).await?;
+                let prices = prices(&mut write).await?;
+                done.unknown += insert_runs(&mut write, &tenants, &prices, &edge, &runs).await?;
                 for record in &records {
                     let known = match record {
                         Some(Record::Run(_)) => true,
@@ -194,12 +199,26 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 
 /// Rows of one statement: a statement for each run costs several times as much.
 const ROWS: usize = 64;
-const COLUMNS: usize = 21;
+const COLUMNS: usize = 22;
+
+/// The setting `prices` of every tenant that has one.
+async fn prices(write: &mut Write) -> Result<HashMap<Vec<u8>, Value>, StoreError> {
+    let rows: Vec<(Vec<u8>, String)> =
+        sqlx::query_as("SELECT tenant_id, value FROM setting WHERE name = 'prices'").fetch_all(&mut **write).await?;
+    Ok(rows.into_iter().map(|(tenant, value)| (tenant, serde_json::from_str(&value).unwrap_or_default())).collect())
+}
+
+/// What a run cost by these prices, a million tokens each.
+fn cost(prices: &Value, run: &Run<'_>) -> Option<f64> {
+    let (input, output) = price_of(prices, &run.model)?;
+    Some((run.input_tokens as f64 * input + run.output_tokens as f64 * output) / 1e6)
+}
 
 /// Stores runs; says how many of them are of tenants that are gone, or have no id.
 async fn insert_runs(
     write: &mut Write,
     tenants: &HashSet<Vec<u8>>,
+    prices: &HashMap<Vec<u8>, Value>,
     edge: &str,
     runs: &[&Run<'_>],
 ) -> Result<u64, StoreError> {
@@ -212,7 +231,7 @@ async fn insert_runs(
         }
     }
     for rows in known.chunks(ROWS) {
-        let mut sql = "INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds) VALUES ".to_owned();
+        let mut sql = "INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost) VALUES ".to_owned();
         for row in 0..rows.len() {
             let places: Vec<String> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
             sql.push_str(if row > 0 { ", (" } else { "(" });
@@ -244,7 +263,8 @@ async fn insert_runs(
                 .bind(run.input_tokens)
                 .bind(run.output_tokens)
                 .bind(run.own_microseconds)
-                .bind(run.total_microseconds);
+                .bind(run.total_microseconds)
+                .bind(prices.get(tenant).and_then(|prices| cost(prices, run)));
         }
         query.execute(&mut **write).await?;
     }
@@ -283,6 +303,8 @@ pub struct ArmResult {
     pub errors: i64,
     pub input_tokens: i64,
     pub output_tokens: i64,
+    /// Of the runs that have one.
+    pub cost: f64,
     pub mean_milliseconds: f64,
     /// Of the experiment's metric: how many values there are, their mean, and the half-width of a confidence sequence
     /// around it that holds at every look (95 %).
@@ -305,7 +327,7 @@ impl Tenancy {
     pub async fn runs(&self, limit: i64) -> Result<Vec<RunRecord>, StoreError> {
         use sqlx::Row;
         let mut read = self.read().await?;
-        let rows = sqlx::query("SELECT id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds FROM run WHERE tenant_id = $1 ORDER BY at DESC LIMIT $2").bind(&self.id).bind(limit).fetch_all(&mut *read).await?;
+        let rows = sqlx::query("SELECT id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost FROM run WHERE tenant_id = $1 ORDER BY at DESC LIMIT $2").bind(&self.id).bind(limit).fetch_all(&mut *read).await?;
         let record = |row: &sqlx::any::AnyRow| {
             Ok(RunRecord {
                 id: hex::encode(row.try_get::<Vec<u8>, _>("id")?),
@@ -325,6 +347,7 @@ impl Tenancy {
                 output_tokens: row.try_get("output_tokens")?,
                 own_microseconds: row.try_get("own_microseconds")?,
                 total_microseconds: row.try_get("total_microseconds")?,
+                cost: row.try_get("cost")?,
             })
         };
         rows.iter().map(record).collect()
@@ -360,8 +383,8 @@ impl Tenancy {
             .bind(experiment.created_at)
             .fetch_all(&mut *read)
             .await?;
-        type Row = (String, i64, i64, i64, i64, i64, i64, i64, i64);
-        let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), COUNT(DISTINCT key_id), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT) FROM run WHERE tenant_id = $1 AND experiment = $2 AND at >= $3 GROUP BY arm ORDER BY arm")
+        type Row = (String, i64, i64, i64, i64, i64, i64, i64, i64, f64);
+        let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), COUNT(DISTINCT key_id), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT), CAST(COALESCE(SUM(cost), 0.0) AS DOUBLE PRECISION) FROM run WHERE tenant_id = $1 AND experiment = $2 AND at >= $3 GROUP BY arm ORDER BY arm")
             .bind(&self.id)
             .bind(name)
             .bind(experiment.created_at)
@@ -373,7 +396,7 @@ impl Tenancy {
             let (mean, margin) = confidence(&of_arm);
             let mut result =
                 ArmResult { arm: arm.name.clone(), values: of_arm.len() as i64, mean, margin, ..ArmResult::default() };
-            if let Some((_, runs, sessions, subjects, keys, errors, input, output, micros)) =
+            if let Some((_, runs, sessions, subjects, keys, errors, input, output, micros, cost)) =
                 rows.iter().find(|row| row.0 == arm.name)
             {
                 result.runs = *runs;
@@ -386,6 +409,7 @@ impl Tenancy {
                 result.errors = *errors;
                 result.input_tokens = *input;
                 result.output_tokens = *output;
+                result.cost = *cost;
                 result.mean_milliseconds = *micros as f64 / *runs as f64 / 1_000.0;
             }
             arms.push(result);

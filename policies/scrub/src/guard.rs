@@ -6,14 +6,19 @@
 use crate::detect::{find, is_wide};
 use crate::kind::Kind;
 use crate::rules::{Action, Rules};
+use crate::vault::{MAX_PLACEHOLDER, placeholder_length};
 
 /// Most bytes that are held back; a private key is the longest that is looked for.
 const MAX_HELD: usize = 20 << 10;
 /// Bytes before what is held that are kept, as words beside a value say what it is.
 const CONTEXT: usize = 256;
+/// The same where the last lines look like a table's, whose head says what its columns hold.
+const TABLE_CONTEXT: usize = 4 << 10;
 /// Most words before the last that are held with it, and how far back they may begin.
 const WORDS: usize = 8;
 const REACH: usize = 96;
+/// How much of a line must follow a number before it is shown: a word behind it may say what it is.
+const BEHIND: usize = 48;
 
 /// A piece of what may be shown.
 pub enum Piece<'t> {
@@ -41,7 +46,8 @@ impl Guard {
         if self.shown == self.heard.len() {
             return;
         }
-        let found = find(&self.heard, rules);
+        let mut found = find(&self.heard, rules);
+        found.retain(|finding| !is_in_placeholder(&self.heard, finding.range.start));
         let is_full = self.heard.len() - self.shown > MAX_HELD;
         let mut cut = match ended || is_full {
             true => self.heard.len(),
@@ -76,8 +82,11 @@ impl Guard {
             self.last = None;
         }
         self.shown = cut;
-        if self.shown > 4 * CONTEXT {
-            let mut from = self.shown - CONTEXT;
+        let line = self.heard[..self.shown].trim_end().rsplit('\n').next().unwrap_or_default();
+        let is_table = line.contains(['|', '\t', ',', ';', '(']);
+        let context = if is_table { TABLE_CONTEXT } else { CONTEXT };
+        if self.shown > context + 3 * CONTEXT {
+            let mut from = self.shown - context;
             while !self.heard.is_char_boundary(from) {
                 from += 1;
             }
@@ -98,8 +107,13 @@ fn settled(text: &str, from: usize) -> usize {
         let ends = |character: char| character.is_whitespace() || is_wide(character);
         text.char_indices().rev().find(|(_, character)| ends(*character)).map_or(0, |(at, last)| at + last.len_utf8())
     };
-    // The last word goes on.
+    // The last word goes on, and what a number is may be said behind it.
     let mut cut = before_word(text);
+    let line = text.rfind('\n').map_or(0, |at| at + 1).max(text.len().saturating_sub(BEHIND));
+    let line = (line..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    if let Some(number) = text[line..].find(|character: char| character.is_ascii_digit()) {
+        cut = cut.min(before_word(&text[..line + number]));
+    }
     for _ in 0..WORDS {
         let head = text[..cut].trim_end_matches([' ', '\u{a0}']);
         // Signs of Chinese dates stand between their numbers.
@@ -109,12 +123,18 @@ fn settled(text: &str, from: usize) -> usize {
         let may_belong = word.bytes().any(|byte| byte.is_ascii_digit() || matches!(byte, b'@' | b'+' | b'('))
             || word.len() <= 12 && word.starts_with(|first: char| first.is_uppercase())
             || !word.is_ascii();
-        if word.is_empty() || !may_belong || text.len() - start > REACH {
+        if word.is_empty() || !may_belong || text.len() - start > REACH + BEHIND {
             break;
         }
         cut = start;
     }
     cut.max(from)
+}
+
+/// Whether `at` is inside what is written like a placeholder: the digits of its hash are nobody's number.
+fn is_in_placeholder(text: &str, at: usize) -> bool {
+    let open = text[..at].rfind('<').filter(|open| at - open <= MAX_PLACEHOLDER);
+    open.is_some_and(|open| placeholder_length(&text[open..]).is_some_and(|length| open + length > at))
 }
 
 /// Where a private key begins in `text` that has not ended; its length without one.
@@ -155,6 +175,11 @@ mod tests {
             ("She was born on 3 March 1980, I think", "She was born on [DATE_OF_BIRTH], I think"),
             ("我的电话是13812345678，邮箱ann@example.com。", "我的电话是[PHONE]，邮箱[EMAIL]。"),
             ("password: Tr0ub4dor&3x and more", "password: [SECRET] and more"),
+            ("595603590 is my SSN.", "[US_SSN] is my SSN."),
+            ("X1234567 is the passport number", "[PASSPORT] is the passport number"),
+            ("né le 8 septembre 1985, à Lyon", "né le [DATE_OF_BIRTH], à Lyon"),
+            ("她1990年1月1日出生", "她[DATE_OF_BIRTH]出生"),
+            ("Your account is <EMAIL_h39012744>.", "Your account is <EMAIL_h39012744>."),
             ("In 2024 we had 12 of 30, 5 days <EMAIL_1>.", "In 2024 we had 12 of 30, 5 days <EMAIL_1>."),
         ] {
             assert_eq!(guarded(&[text]), expected);
@@ -164,6 +189,15 @@ mod tests {
             let characters: Vec<String> = text.chars().map(String::from).collect();
             assert_eq!(guarded(&characters.iter().map(String::as_str).collect::<Vec<_>>()), expected);
         }
+    }
+
+    #[test]
+    fn a_column_is_known_by_its_head_far_above() {
+        let head = "| name | passport |\n|---|---|\n";
+        let row = |value: &str| format!("| somebody of a long name | {value} |\n");
+        let text = head.to_owned() + &(0..60).map(|n| row(&format!("X12345{n:02}"))).collect::<String>();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        assert_eq!(guarded(&lines), head.to_owned() + &row("[PASSPORT]").repeat(60));
     }
 
     #[test]

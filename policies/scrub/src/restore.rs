@@ -84,6 +84,10 @@ impl Restorer {
             Piece::Found(kind) => {
                 let Some(mask) = vault.heard(kind) else { return };
                 self.release(out);
+                // Before the value an escape may stand whose character was the value's first.
+                if self.json.is_some_and(|quotes| quotes.escaped) {
+                    self.show("\"", out);
+                }
                 // Outside a string a mask would be no JSON.
                 match self.json {
                     Some(Quotes { inside: false, .. }) => self.show(&format!("\"{mask}\""), out),
@@ -498,14 +502,15 @@ mod tests {
             r#"{"to":"<EMAIL_1>","cc":"bob@example.com","n":4111111111111111}"#,
             r#"{"to":"a@x.com","cc":"[EMAIL]","n":"[CREDIT_CARD]"}"#,
         );
+        assert_eq!(restore(Restorer::json(), &[r#"{"to":"\"john doe\"@x.org"}"#], &vault), r#"{"to":"\"[EMAIL]"}"#);
         check(|| Restorer::text().keeping(), &vault, "<EMAIL_1> bob@example.com x", "<EMAIL_1> [EMAIL] x");
-        assert_eq!(vault.refused_answer(), None);
+        assert_eq!(vault.take_refused(), None);
         let mut rules = Rules::of(&[Kind::Email]);
         rules.want(Kind::Email, 0.5, Action::Refuse);
         let mut vault = Vault::default();
         vault.guard_answers(std::sync::Arc::new(rules));
         assert_eq!(restore(Restorer::text(), &["bob@exa", "mple.com"], &vault), "[EMAIL]");
-        assert_eq!(vault.refused_answer().map(|refused| refused.0).as_deref(), Some("EMAIL"));
+        assert_eq!(vault.take_refused().map(|refused| refused.0).as_deref(), Some("EMAIL"));
         assert_eq!(vault.answer_counts(), [("EMAIL".to_owned(), 1)]);
     }
 

@@ -222,12 +222,22 @@ impl Vault {
         let Some((&SAVED_VERSION, mut rest)) = saved.split_first() else { return false };
         while !rest.is_empty() {
             let Some((name, placeholder, original)) = take_saved(&mut rest) else { return false };
+            let kind = rules.kind_of_name(name);
+            let number = number_of(placeholder);
+            // A number that was given once means the same for as long as anything of the session is known.
+            if let Some((managed, number)) = number {
+                let next = self.next.entry((kind, managed)).or_insert(1);
+                *next = (*next).max(number.saturating_add(1));
+            }
             if self.reserved.contains(placeholder) || self.issued_as(placeholder).is_some() {
                 continue;
             }
-            let kind = rules.kind_of_name(name);
-            let hash = self.hasher.hash_one((kind, original));
-            self.by_original.entry(hash).or_default().push(self.issued.len());
+            // What a provider keeps is sent hashed, whatever it was called before.
+            let wants_hash = self.hashes_all || rules.action(kind) == Action::Hash;
+            if number.is_none() || !wants_hash {
+                let hash = self.hasher.hash_one((kind, original));
+                self.by_original.entry(hash).or_default().push(self.issued.len());
+            }
             self.issue(kind, placeholder.to_owned(), original);
         }
         true
@@ -294,10 +304,11 @@ impl Vault {
         (action != Action::Report).then(|| format!("[{name}]"))
     }
 
-    /// What the provider said that the rules refuse, if it did: the answer must not go on.
-    pub fn refused_answer(&self) -> Option<Refused> {
+    /// What the provider said since this was asked last that the rules refuse: the answer must not go on. Who puts
+    /// originals into an answer asks at once, so that one attempt's words are not another's.
+    pub fn take_refused(&self) -> Option<Refused> {
         let answers = self.answers.as_ref()?;
-        answers.heard.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
+        answers.heard.lock().unwrap_or_else(PoisonError::into_inner).refused.take()
     }
 
     /// How many values of each kind the provider said, by name.
@@ -345,6 +356,13 @@ fn take_saved<'s>(rest: &mut &'s [u8]) -> Option<(&'s str, &'s str, &'s str)> {
     Some((name, placeholder, text(rest, u32::from_le_bytes(*length) as usize)?))
 }
 
+/// The series and the number of a numbered placeholder.
+fn number_of(placeholder: &str) -> Option<(bool, u32)> {
+    let (_, number) = placeholder.strip_suffix('>')?.rsplit_once('_')?;
+    let managed = number.strip_prefix('K');
+    Some((managed.is_some(), managed.unwrap_or(number).parse().ok()?))
+}
+
 /// Words such as `email_1` and `Phone-2`, as a placeholder would spell them.
 fn words_like_placeholders(text: &str) -> impl Iterator<Item = String> + '_ {
     let is_word = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
@@ -356,7 +374,7 @@ fn words_like_placeholders(text: &str) -> impl Iterator<Item = String> + '_ {
 }
 
 /// The length of the placeholder that `text` begins with: `<NAME_1>`, `<NAME_K1>`, `<NAME_h3f9a01c2>`.
-fn placeholder_length(text: &str) -> Option<usize> {
+pub(crate) fn placeholder_length(text: &str) -> Option<usize> {
     let inner = text.strip_prefix('<')?;
     let close = inner.bytes().take(MAX_PLACEHOLDER).position(|byte| byte == b'>')?;
     let (name, number) = inner[..close].rsplit_once('_')?;
@@ -413,11 +431,16 @@ mod tests {
             "<EMAIL_3>, <EMAIL_2>, <EMAIL_4>"
         );
         assert_eq!(next.issued_as("<EMAIL_2>").map(|issued| issued.original.as_str()), Some("b@x.com"));
+        let mut stateful = Vault::hashing([1; 32], true);
+        assert!(stateful.remember(&saved, &rules));
+        assert!(scrub(&mut stateful, "a@x.com", Series::Conversation).starts_with("<EMAIL_h"));
+        assert!(stateful.issued_as("<EMAIL_1>").is_some(), "and the number is still understood");
         // What does not fit goes, the oldest first.
         let newest = first.saved(&rules, 40).unwrap();
         let mut last = Vault::default();
         assert!(last.remember(&newest, &rules) && last.issued.len() == 1);
         assert_eq!(last.issued[0].placeholder, "<EMAIL_2>");
+        assert_eq!(scrub(&mut last, "z@x.com", Series::Conversation), "<EMAIL_3>");
         assert!(first.saved(&rules, 10).is_none() && Vault::default().saved(&rules, 1_000).is_none());
         for cut in 0..saved.len() {
             let mut broken = Vault::default();

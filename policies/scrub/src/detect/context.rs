@@ -807,6 +807,8 @@ const WORDS: &[(Topic, &[&str])] = &[
 const REACH: usize = 44;
 /// Longest word that is looked for whole, in bytes.
 const MAX_WORD: usize = 24;
+/// How far from a candidate words are looked for.
+pub const WINDOW: usize = REACH + MAX_WORD;
 /// The same behind a candidate.
 const REACH_BEHIND: usize = 24;
 
@@ -877,7 +879,7 @@ pub fn warm() {
 /// The nearest word before `at`, on the same line, or on the line before when `at` begins its own.
 pub fn before(text: &str, at: usize) -> Option<Near> {
     let bytes = text.as_bytes();
-    let mut from = at.saturating_sub(REACH + MAX_WORD);
+    let mut from = at.saturating_sub(WINDOW);
     while !text.is_char_boundary(from) {
         from += 1;
     }
@@ -893,7 +895,11 @@ pub fn before(text: &str, at: usize) -> Option<Near> {
     let from = if above < line && is_row(&bytes[above..line]) { line } else { above };
     let window = &text[from..at];
     if window.is_ascii() {
-        return backwards(text, from, at);
+        // The end of a longer word would be another: "french social security number".
+        let more = from.saturating_sub(8);
+        let is_cut =
+            from == at.saturating_sub(WINDOW) && bytes[more..from].is_ascii() && !bytes[more..from].contains(&b'\n');
+        return backwards(text, if is_cut { more } else { from }, at);
     }
     let words = AUTOMATON.as_ref()?;
     let mut near = None;
@@ -939,7 +945,7 @@ fn backwards(text: &str, from: usize, at: usize) -> Option<Near> {
                 found = Some((end, topic));
             }
         }
-        if found.is_some_and(|(end, _)| place + MAX_WORD < end) {
+        if found.is_some_and(|(end, _)| place + MAX_WORD + 8 < end) {
             break;
         }
     }

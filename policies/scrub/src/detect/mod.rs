@@ -82,17 +82,53 @@ static INTRODUCTIONS: LazyLock<Leads> = LazyLock::new(|| {
     Leads::of(person::INTRODUCTIONS.iter().map(|(word, kind)| (*word, Lead::Introduced(*kind))).collect())
 });
 
+/// Parts of the words that speak of plates.
+static PLATES: LazyLock<Leads> = LazyLock::new(|| {
+    const WORDS: [&str; 17] = [
+        "plate",
+        "Plate",
+        "PLATE",
+        "egistration",
+        "EGISTRATION",
+        "ennzeichen",
+        "ENNZEICHEN",
+        "mmatricul",
+        "atrícula",
+        "targa",
+        "Targa",
+        "enteken",
+        "车牌",
+        "号牌",
+        "車牌",
+        "車號",
+        "ナンバー",
+    ];
+    Leads::of(WORDS.map(|word| (word, Lead::Prefix)).to_vec())
+});
+
+/// Whether a word near `word` may speak of plates.
+fn speaks_of_plates(text: &str, word: &Range<usize>) -> bool {
+    let border = |at: usize| (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let near = border(word.start.saturating_sub(context::WINDOW))..border((word.end + context::WINDOW).min(text.len()));
+    let text = &text[near];
+    PLATES.parts.iter().flatten().any(|part| part.is_in(text))
+}
+
 impl Leads {
     fn of(words: Vec<(&str, Lead)>) -> Leads {
         let (short, long) = words.into_iter().partition(|(word, _)| word.len() < 4);
         Leads { parts: [Part::of(short), Part::of(long)] }
     }
 
-    /// Every word of `text`, in order.
-    fn all(&self, text: &str) -> Vec<(Range<usize>, Lead)> {
+    /// Every word of `text` that begins before `end`, in order.
+    fn all(&self, text: &str, end: usize) -> Vec<(Range<usize>, Lead)> {
         let mut all = Vec::new();
         for part in self.parts.iter().flatten() {
-            part.each(text, |word| all.push((word.start()..word.end(), part.leads[word.pattern().as_usize()])));
+            part.each(text, |word| {
+                if word.start() < end {
+                    all.push((word.start()..word.end(), part.leads[word.pattern().as_usize()]));
+                }
+            });
         }
         all.sort_unstable_by_key(|(word, _)| word.start);
         all
@@ -116,6 +152,13 @@ impl Part {
             None => self.automaton.find_iter(text).for_each(&mut each),
         }
     }
+
+    fn is_in(&self, text: &str) -> bool {
+        match &self.packed {
+            Some(packed) => packed.find(text).is_some(),
+            None => self.automaton.is_match(text),
+        }
+    }
 }
 
 /// Builds the tables that all searches share, so that no request waits for them.
@@ -123,6 +166,7 @@ pub fn warm() {
     LazyLock::force(&LEADS);
     LazyLock::force(&WIDE_LEADS);
     LazyLock::force(&INTRODUCTIONS);
+    LazyLock::force(&PLATES);
     secret::warm();
     context::warm();
 }
@@ -155,33 +199,53 @@ fn by_words(text: &str, rules: &Rules, found: &mut Vec<Found>) {
     found.sort_by_key(|found| found.range.start);
 }
 
+/// Bytes whose words are gathered at once, so that a text full of them does not fill the memory.
+const STRETCH: usize = 1 << 20;
+/// Longer than any word that leads somewhere.
+const LEAD: usize = 64;
+
 fn follow(leads: &Leads, text: &str, rules: &Rules, found: &mut Vec<Found>) {
+    let border = |at: usize| (at.min(text.len())..=text.len()).find(|at| text.is_char_boundary(*at));
     let mut floor = 0;
-    let mut no_end = false;
-    for (word, lead) in leads.all(text) {
-        if word.start < floor {
-            continue;
+    let mut from = 0;
+    while from < text.len() {
+        let end = border(from + STRETCH).unwrap_or(text.len());
+        let stretch = &text[from..border(end + LEAD).unwrap_or(text.len())];
+        for (word, lead) in leads.all(stretch, end - from) {
+            let word = from + word.start..from + word.end;
+            if word.start < floor {
+                continue;
+            }
+            if let Some((kind, range, score)) = reading(text, floor, &word, lead, rules) {
+                if matches!(kind, Kind::Secret | Kind::UrlCredentials) {
+                    floor = range.end;
+                }
+                found.push(Found { kind, range, score });
+            }
         }
-        let reading = match lead {
-            Lead::Pem => secret::pem(text, word.start, &mut no_end).map(|end| (Kind::Secret, word.start..end, 1.0)),
-            Lead::Url => {
-                network::url_credentials(text, floor, word.start).map(|range| (Kind::UrlCredentials, range, 0.98))
-            }
-            Lead::Assigned => {
-                secret::assigned(text, word.start, word.end).map(|(range, score)| (Kind::Secret, range, score))
-            }
-            Lead::Prefix => secret::digitless(text, word.start).map(|(range, score)| (Kind::Secret, range, score)),
-            Lead::Introduced(kind) if rules.wants(kind, 1.0) => {
-                person::introduced(text, kind, word.end).map(|(range, score)| (kind, range, score))
-            }
-            Lead::Introduced(_) => None,
-        };
-        if let Some((kind, range, score)) = reading {
-            if matches!(kind, Kind::Secret | Kind::UrlCredentials) {
-                floor = range.end;
-            }
-            found.push(Found { kind, range, score });
+        from = end;
+    }
+}
+
+/// What the word leads to.
+fn reading(
+    text: &str,
+    floor: usize,
+    word: &Range<usize>,
+    lead: Lead,
+    rules: &Rules,
+) -> Option<(Kind, Range<usize>, f32)> {
+    match lead {
+        Lead::Pem => secret::pem(text, word.start).map(|end| (Kind::Secret, word.start..end, 1.0)),
+        Lead::Url => network::url_credentials(text, floor, word.start).map(|range| (Kind::UrlCredentials, range, 0.98)),
+        Lead::Assigned => {
+            secret::assigned(text, word.start, word.end).map(|(range, score)| (Kind::Secret, range, score))
         }
+        Lead::Prefix => secret::digitless(text, word.start).map(|(range, score)| (Kind::Secret, range, score)),
+        Lead::Introduced(kind) if rules.wants(kind, 1.0) => {
+            person::introduced(text, kind, word.end).map(|(range, score)| (kind, range, score))
+        }
+        Lead::Introduced(_) => None,
     }
 }
 
@@ -231,7 +295,11 @@ fn by_digits(text: &str, found: &mut Vec<Found>) {
             at = number::short(text, at..end, &mut tables, &mut fresh).unwrap_or(end);
             continue;
         }
-        let next = match word::read(text, floor, at, &mut tables, &mut fresh) {
+        let of_word = match number::is_plain(bytes, at) {
+            true => None,
+            false => word::read(text, floor, at, &mut tables, &mut fresh),
+        };
+        let next = match of_word {
             Some(next) => next,
             None => number::read(text, floor, at, &mut tables, &mut fresh),
         };

@@ -5,6 +5,7 @@
 
 use super::context::{self, Near, Topic};
 use super::national::{self, Scheme};
+use super::scan::TOKEN;
 use super::{Found, checksum, china, date, network, phone, table::Tables};
 use crate::kind::Kind;
 use std::ops::Range;
@@ -236,6 +237,15 @@ fn touches_word(bytes: &[u8], floor: usize, at: usize) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether the digits at `at` are no part of a word, an identifier or a machine's address, as far as their neighbours
+/// tell.
+pub fn is_plain(bytes: &[u8], at: usize) -> bool {
+    let end = at + bytes[at..].iter().take(MAX_DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    let joins = |byte: u8| byte >= 0x80 || TOKEN.has(byte) || matches!(byte, b':' | b'.');
+    let before = at.checked_sub(1).map_or(b' ', |place| bytes[place]);
+    !joins(before) && !bytes.get(end).is_some_and(|byte| joins(*byte))
 }
 
 /// The end of a number of one to four digits that nothing joins to anything: no letter, no separator and digit. It may be

@@ -101,6 +101,16 @@ impl Class {
     }
 }
 
+/// Hexadecimal digits.
+pub static HEX: Class = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] = (byte as u8).is_ascii_hexdigit();
+        byte += 1;
+    }
+    Class(table)
+};
 /// Letters and digits.
 pub static WORD: Class = Class::of(b"");
 /// Base64url, of which most tokens are made.

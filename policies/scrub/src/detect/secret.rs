@@ -391,9 +391,8 @@ pub fn is_placeholder(value: &str) -> bool {
 }
 
 /// A private key block that begins at `start` (`-----BEGIN `): where it ends. One without an end goes as far as its lines
-/// look like one. `no_end` says that no end mark is left in the text, which keeps many beginnings from costing a search
-/// each.
-pub fn pem(text: &str, start: usize, no_end: &mut bool) -> Option<usize> {
+/// look like one.
+pub fn pem(text: &str, start: usize) -> Option<usize> {
     let rest = &text[start..];
     let head = rest.get(..rest.len().min(64)).or_else(|| rest.get(..11))?;
     let label = head[11..].split("-----").next()?;
@@ -405,16 +404,11 @@ pub fn pem(text: &str, start: usize, no_end: &mut bool) -> Option<usize> {
     if text.get(body..).is_none_or(|rest| rest.is_empty() || rest.starts_with(['"', '\'', '`', ' ', '/', ')'])) {
         return None;
     }
-    if !*no_end {
-        match memchr::memmem::find(text.as_bytes().get(body..)?, b"-----END ") {
-            None => *no_end = true,
-            Some(length) if length <= MAX_PEM => {
-                let end = body + length + 9;
-                let close = memchr::memmem::find(&text.as_bytes()[end..(end + 48).min(text.len())], b"-----");
-                return Some(close.map_or(end, |close| end + close + 5));
-            }
-            Some(_) => {}
-        }
+    let within = &text.as_bytes()[body..text.len().min(body + MAX_PEM + 9)];
+    if let Some(length) = memchr::memmem::find(within, b"-----END ") {
+        let end = body + length + 9;
+        let close = memchr::memmem::find(&text.as_bytes()[end..(end + 48).min(text.len())], b"-----");
+        return Some(close.map_or(end, |close| end + close + 5));
     }
     let looks = |byte: &u8| {
         byte.is_ascii_alphanumeric()
@@ -516,6 +510,11 @@ pub fn assigned(text: &str, start: usize, end: usize) -> Option<(Range<usize>, f
     if found.len() < 5 || !quoted && found.bytes().all(is_plain) {
         return None;
     }
+    // Markup of a page that shows code: what ended the value is the end of a character's name.
+    const NAMES: [&str; 6] = ["&quot", "&lt", "&gt", "&amp", "&#x3C", "&#39"];
+    if text[end..].starts_with(';') && NAMES.iter().any(|name| found.ends_with(name)) {
+        return None;
+    }
     let from = NAME.start(bytes, 0, start, 48);
     let word = word(&text[from..to], &text[..from])?;
     let fits = match word {
@@ -567,7 +566,8 @@ fn word(name: &str, before: &str) -> Option<Word> {
     }
     let has = |part: &str| plain.contains(part);
     if plain == "bearer" || plain == "basic" {
-        let near = before.trim_end_matches([' ', '"', '\'', ':', '=']).to_ascii_lowercase();
+        // No more than the longest of these words: the whole text may stand before it.
+        let near = tail(before, 32).trim_end_matches([' ', '"', '\'', ':', '=']).to_ascii_lowercase();
         let announced =
             near.ends_with("authorization") || near.ends_with("auth") || near.ends_with("header") || plain == "bearer";
         return announced.then_some(Word::Scheme);
@@ -602,8 +602,7 @@ fn word(name: &str, before: &str) -> Option<Word> {
             "api", "secret", "access", "private", "auth", "encrypt", "signing", "license", "master", "account",
             "service", "admin", "app", "session", "storage", "stripe",
         ];
-        let near: String = before.trim_end().chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect();
-        let near = near.to_ascii_lowercase();
+        let near = tail(tail(before, 48).trim_end(), 24).to_ascii_lowercase();
         let whose = WHOSE.iter().any(|part| has(part) || near.ends_with(part))
             && !has("public")
             && !has("keyboard")
@@ -612,6 +611,15 @@ fn word(name: &str, before: &str) -> Option<Word> {
         return (whose || bare && near.ends_with("my")).then_some(Word::Token);
     }
     None
+}
+
+/// The end of `text`, of at most so many bytes.
+fn tail(text: &str, most: usize) -> &str {
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    &text[from..]
 }
 
 /// Where the value behind a word that ends at `at` begins: `= "`, `: `, ` is `, `是`.
@@ -874,6 +882,7 @@ mod tests {
         ] {
             assert_eq!(value(text), Some(expected), "{text}");
         }
+        assert_eq!(value("password: \"Kx9&#2mQ!\""), Some("Kx9&#2mQ!"));
         for text in [
             "password: ********",
             "password=<your-password>",
@@ -886,6 +895,8 @@ mod tests {
             "`token = \"<TOKEN>\"`",
             "password: str = None",
             "passwd=os.environ['PW1234']",
+            "tf(&quot;Password is correct.&quot;)",
+            "passphrase: &#x3C;string>",
         ] {
             assert_eq!(value(text), None, "{text}");
         }
@@ -894,11 +905,11 @@ mod tests {
     #[test]
     fn private_keys_are_taken_whole() {
         let block = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC==\n-----END RSA PRIVATE KEY-----";
-        assert_eq!(pem(&format!("{block}\nrest"), 0, &mut false), Some(block.len()));
+        assert_eq!(pem(&format!("{block}\nrest"), 0), Some(block.len()));
         assert_eq!(
-            pem("-----BEGIN PRIVATE KEY-----\nMIIE\nIBAA\n\n中", 0, &mut false),
+            pem("-----BEGIN PRIVATE KEY-----\nMIIE\nIBAA\n\n中", 0),
             Some("-----BEGIN PRIVATE KEY-----\nMIIE\nIBAA".len())
         );
-        assert_eq!(pem("-----BEGIN CERTIFICATE-----\nMIIE", 0, &mut false), None);
+        assert_eq!(pem("-----BEGIN CERTIFICATE-----\nMIIE", 0), None);
     }
 }

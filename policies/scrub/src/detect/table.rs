@@ -18,10 +18,34 @@ pub struct Tables {
     block: Range<usize>,
     separator: u8,
     topics: Vec<Option<Topic>>,
-    /// Whether the text has statements that name their columns, once it was looked for.
-    has_statements: Option<bool>,
-    /// The last such statement: where its values begin, and what its columns speak of.
+    /// Where statements that name their columns have their values: the last before what was asked for, and the next.
+    values: Values,
+    /// The last statement that was read: where its values begin, and what its columns speak of.
     statement: (usize, Vec<Option<Topic>>),
+}
+
+/// The word `VALUES` in a text, looked for once and forwards: questions come in the order of the text.
+#[derive(Default)]
+struct Values {
+    last: Option<usize>,
+    next: Option<usize>,
+    begun: bool,
+}
+
+impl Values {
+    /// The last one that ends before `at`.
+    fn before(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        let find = |from: usize| bytes.get(from..).and_then(|rest| STATEMENTS.find(rest)).map(|place| from + place);
+        if !self.begun {
+            (self.begun, self.next) = (true, find(0));
+        }
+        while let Some(next) = self.next.filter(|next| next + VALUES.len() <= at) {
+            self.last = Some(next);
+            self.next = find(next + VALUES.len());
+        }
+        // A question about what stands before the last one comes rarely, and has no statement near then.
+        self.last.filter(|last| last + VALUES.len() <= at)
+    }
 }
 
 /// Farthest that the columns of a statement are looked for, in bytes.
@@ -52,11 +76,7 @@ impl Tables {
     /// What the value at `at` speaks of in `INSERT INTO … (columns) VALUES (values), (values)`.
     fn in_statement(&mut self, text: &str, at: usize) -> Option<Topic> {
         let bytes = text.as_bytes();
-        if !*self.has_statements.get_or_insert_with(|| STATEMENTS.find(bytes).is_some()) {
-            return None;
-        }
-        let from = at.saturating_sub(STATEMENT);
-        let start = from + memchr::memmem::rfind(&bytes[from..at], VALUES)?;
+        let start = self.values.before(bytes, at).filter(|start| start + STATEMENT >= at)?;
         if self.statement.0 != start {
             self.statement = (start, Vec::new());
             let near = start.saturating_sub(STATEMENT);

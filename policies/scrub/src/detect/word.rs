@@ -3,9 +3,9 @@
 use super::context::{Near, Topic};
 use super::national::{self, Scheme};
 use super::number::beside;
-use super::scan::{NAME, TOKEN, WORD};
+use super::scan::{HEX, NAME, TOKEN, WORD};
 use super::table::Tables;
-use super::{Found, checksum, china, date, network, secret};
+use super::{Found, checksum, china, date, network, secret, speaks_of_plates};
 use crate::kind::Kind;
 use std::ops::Range;
 
@@ -97,8 +97,8 @@ fn is_uuid(token: &[u8]) -> bool {
 fn address(text: &str, floor: usize, start: usize, at: usize, found: &mut Vec<Found>) -> Option<usize> {
     let bytes = text.as_bytes();
     // Nearly all numbers have other neighbours.
-    let left = at - bytes[floor..at].iter().rev().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let right = at + bytes[at..].iter().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let left = HEX.start(bytes, floor, at, 5);
+    let right = HEX.end(bytes, at, 5);
     let joins = |byte: Option<&u8>| match byte {
         Some(b':') => true,
         Some(b'-') => right - left == 2,
@@ -142,8 +142,7 @@ fn address(text: &str, floor: usize, start: usize, at: usize, found: &mut Vec<Fo
             }
         }
     }
-    let run = bytes[at..].iter().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let colon = bytes.get(at + run) == Some(&b':') || first < at && bytes[first..at].contains(&b':');
+    let colon = bytes.get(right) == Some(&b':') || first < at && bytes[first..at].contains(&b':');
     if !colon {
         return None;
     }
@@ -210,7 +209,9 @@ fn classify(text: &str, floor: usize, word: Range<usize>, token_end: usize, tabl
     // What no kind below looks like needs no word beside it.
     let digits = characters.iter().filter(|byte| byte.is_ascii_digit()).count();
     let is_capital = characters.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    if !(count >= 4 && is_capital && (digits > 1 || count == 9) || count >= 8 && digits * 2 >= count) {
+    // With one digit only a plate is, of those that a word beside them names.
+    let is_named = digits > 1 || count == 9 || speaks_of_plates(text, &word);
+    if !(count >= 4 && is_capital && is_named || count >= 8 && digits * 2 >= count) {
         let secret = is_cell(bytes, floor, word.start) && tables.topic(text, word.start) == Some(Topic::Secret);
         return if secret { is(Kind::Secret, secret::in_column(text, floor, word.start)?, 0.8) } else { None };
     }
@@ -262,7 +263,11 @@ fn is_cell(bytes: &[u8], floor: usize, at: usize) -> bool {
     let before = &bytes[floor..at];
     let ends = |byte: &u8| matches!(byte, b',' | b'\t' | b'|' | b'\n' | b' ' | b'(');
     let Some(back) = before.iter().rev().take(24).position(ends) else { return false };
-    matches!(&before[..before.len() - back], [.., b',' | b'\t' | b'|'] | [.., b'|', b' '])
+    // The first value of a statement, and the first column of a line.
+    matches!(
+        &before[..before.len() - back],
+        [.., b',' | b'\t' | b'|' | b'\n'] | [.., b'|' | b',', b' '] | [.., b' ' | b'S', b'(']
+    )
 }
 
 /// One or two capitals and a blank before a number belong to it: `MS 39 07 44 A`.
