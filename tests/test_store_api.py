@@ -416,9 +416,10 @@ CALLS = {
     ("post", "/api/v1/collections/{collection}/documents"): ("write", {"documents": []}),
     ("post", "/api/v1/collections/{collection}/documents/delete"): ("write", {"ids": []}),
     ("delete", "/api/v1/collections/{collection}/documents/{document}"): ("write", None),
+    ("delete", "/api/v1/subjects/{subject}"): ("write", None),
 }
 PLACES = {
-    "kind": "prompt", "alias": "support-bot", "number": 1, "name": "prices", "key": "none", "collection": "handbook",
+    "kind": "prompt", "alias": "support-bot", "number": 1, "name": "prices", "key": "none", "collection": "handbook", "subject": "nobody",
     "document": "refunds.md",
 }
 

@@ -101,7 +101,7 @@ proptest! {
 }
 
 /// Inputs that make a careless detector look at every byte again and again.
-const HOSTILE: [(&str, &str); 12] = [
+const HOSTILE: [(&str, &str); 16] = [
     ("digits", "1"),
     ("digits and blanks", "1 "),
     ("at signs", "a@"),
@@ -109,6 +109,10 @@ const HOSTILE: [(&str, &str); 12] = [
     ("schemes", "a://"),
     ("credentials without end", "a://b:"),
     ("private keys without end", "-----BEGIN PRIVATE KEY-----\n"),
+    ("certificates", "-----BEGIN X-----\n-----END "),
+    ("bearers", "Bearer aB1 "),
+    ("keys", "key "),
+    ("statements", "VALUES (1, A1B2"),
     ("colons", "1:"),
     ("passwords", "password="),
     ("tables", "1,\n"),
