@@ -110,7 +110,8 @@ fn settled(text: &str, from: usize) -> usize {
     // The last word goes on, and what a number is may be said behind it.
     let mut cut = before_word(text);
     let line = text.rfind('\n').map_or(0, |at| at + 1).max(text.len().saturating_sub(BEHIND));
-    let line = (line..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    // What was shown or masked already is decided.
+    let line = (line.max(from)..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
     if let Some(number) = text[line..].find(|character: char| character.is_ascii_digit()) {
         cut = cut.min(before_word(&text[..line + number]));
     }
