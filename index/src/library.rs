@@ -157,18 +157,22 @@ impl Library {
     /// The private collection of that name, and the filter that lets through what the scope's subject owns in it.
     pub(crate) fn private(&self, scope: Scope, name: &str) -> Option<(&Collection, Filter)> {
         let subject = scope.subject?;
-        let collection = self.private.get(&(scope.tenant, name.to_owned()))?;
+        let collection = self.private_of(scope, name)?;
         Some((collection, Filter::equals(SubjectMark::MEMBER, &subject.to_string())))
+    }
+
+    fn private_of(&self, scope: Scope, name: &str) -> Option<&Collection> {
+        self.private.get(&(scope.tenant, name.to_owned()))
     }
 
     /// Whether the scope has no collection of that name.
     pub fn lacks(&self, scope: Scope, name: &str) -> bool {
-        self.collection(scope, name).is_none() && !self.private.contains_key(&(scope.tenant, name.to_owned()))
+        self.collection(scope, name).is_none() && self.private_of(scope, name).is_none()
     }
 
     /// For cache keys: what a query of the scope finds under that name changes only with these.
     pub fn versions(&self, scope: Scope, name: &str) -> [Option<&[u8; 32]>; 2] {
-        let private = self.private(scope, name).map(|(collection, _)| collection.version());
-        [self.collection(scope, name).map(Collection::version), private]
+        let private = scope.subject.and_then(|_| self.private_of(scope, name));
+        [self.collection(scope, name).map(Collection::version), private.map(Collection::version)]
     }
 }

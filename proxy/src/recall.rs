@@ -86,11 +86,12 @@ fn cache_key(
         hasher.update(bytes);
     };
     // A subject of which nothing can be recalled shares what is cached with all others.
-    let private = plan.collections.iter().any(|name| snapshot.library.versions(scope, name)[1].is_some());
+    let versions: Vec<_> = plan.collections.iter().map(|name| snapshot.library.versions(scope, name)).collect();
+    let private = versions.iter().any(|[_, private]| private.is_some());
     part(&if private { scope } else { plan.admitted.principal.key.scope }.bytes());
-    for name in &plan.collections {
+    for (name, versions) in plan.collections.iter().zip(versions) {
         part(name.as_bytes());
-        for version in snapshot.library.versions(scope, name) {
+        for version in versions {
             part(version.map_or(&[][..], <[u8; 32]>::as_slice));
         }
     }

@@ -86,10 +86,7 @@ impl Guard {
         let is_table = line.contains(['|', '\t', ',', ';', '(']);
         let context = if is_table { TABLE_CONTEXT } else { CONTEXT };
         if self.shown > context + 3 * CONTEXT {
-            let mut from = self.shown - context;
-            while !self.heard.is_char_boundary(from) {
-                from += 1;
-            }
+            let from = self.heard.ceil_char_boundary(self.shown - context);
             self.heard.drain(..from);
             self.shown -= from;
         }
@@ -111,7 +108,7 @@ fn settled(text: &str, from: usize) -> usize {
     let mut cut = before_word(text);
     let line = text.rfind('\n').map_or(0, |at| at + 1).max(text.len().saturating_sub(BEHIND));
     // What was shown or masked already is decided.
-    let line = (line.max(from)..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    let line = text.ceil_char_boundary(line.max(from));
     if let Some(number) = text[line..].find(|character: char| character.is_ascii_digit()) {
         cut = cut.min(before_word(&text[..line + number]));
     }

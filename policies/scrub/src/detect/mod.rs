@@ -108,9 +108,8 @@ static PLATES: LazyLock<Leads> = LazyLock::new(|| {
 
 /// Whether a word near `word` may speak of plates.
 fn speaks_of_plates(text: &str, word: &Range<usize>) -> bool {
-    let border = |at: usize| (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    let near = border(word.start.saturating_sub(context::WINDOW))..border((word.end + context::WINDOW).min(text.len()));
-    let text = &text[near];
+    let from = text.ceil_char_boundary(word.start.saturating_sub(context::WINDOW));
+    let text = &text[from..text.ceil_char_boundary(word.end + context::WINDOW)];
     PLATES.parts.iter().flatten().any(|part| part.is_in(text))
 }
 
@@ -205,12 +204,11 @@ const STRETCH: usize = 1 << 20;
 const LEAD: usize = 64;
 
 fn follow(leads: &Leads, text: &str, rules: &Rules, found: &mut Vec<Found>) {
-    let border = |at: usize| (at.min(text.len())..=text.len()).find(|at| text.is_char_boundary(*at));
     let mut floor = 0;
     let mut from = 0;
     while from < text.len() {
-        let end = border(from + STRETCH).unwrap_or(text.len());
-        let stretch = &text[from..border(end + LEAD).unwrap_or(text.len())];
+        let end = text.ceil_char_boundary(from + STRETCH);
+        let stretch = &text[from..text.ceil_char_boundary(end + LEAD)];
         for (word, lead) in leads.all(stretch, end - from) {
             let word = from + word.start..from + word.end;
             if word.start < floor {

@@ -615,11 +615,7 @@ fn word(name: &str, before: &str) -> Option<Word> {
 
 /// The end of `text`, of at most so many bytes.
 fn tail(text: &str, most: usize) -> &str {
-    let mut from = text.len().saturating_sub(most);
-    while !text.is_char_boundary(from) {
-        from += 1;
-    }
-    &text[from..]
+    &text[text.ceil_char_boundary(text.len().saturating_sub(most))..]
 }
 
 /// Where the value behind a word that ends at `at` begins: `= "`, `: `, ` is `, `是`.
