@@ -15,9 +15,10 @@ test: tools
 	$(CARGO) build --release --workspace
 	tests/run
 
+# In the profile of the tests, so that build scripts are compiled and run once.
 lint: tools
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	$(CARGO) clippy --release --workspace --all-targets -- --deny warnings
 	tests/rules
 
 # The binary as it ships: one codegen unit and fat LTO, in target/dist.

@@ -4,6 +4,7 @@
 //! It drives the built binary from outside and knows none of Sluice's private items; a measurement that reaches
 //! inside would not say what a user sees.
 
+pub mod chat;
 pub mod journey;
 pub mod load;
 pub mod measure;

@@ -1,8 +1,8 @@
 //! Conditions on payloads, in Qdrant's form: `must`, `should`, `must_not`; `match`, `range`, `is_empty`.
 
 use crate::bits::Bits;
-use crate::payload::seconds;
-use serde_json::Value;
+use crate::payload::{leaves, seconds};
+use serde_json::{Map, Value};
 use sluice_segment::{ArchivedColumn, ArchivedColumns};
 
 /// Most conditions of a filter, and the deepest that filters stand in one another.
@@ -71,6 +71,13 @@ impl Filter {
         self.must.is_empty() && self.should.is_empty() && self.must_not.is_empty()
     }
 
+    /// Whether it lets `payload` through.
+    pub fn admits(&self, payload: &Map<String, Value>) -> bool {
+        self.must.iter().all(|condition| condition.admits(payload))
+            && (self.should.is_empty() || self.should.iter().any(|condition| condition.admits(payload)))
+            && !self.must_not.iter().any(|condition| condition.admits(payload))
+    }
+
     /// The passages, of `length`, whose payload it lets through.
     pub(crate) fn passages(&self, columns: Option<&ArchivedColumns>, length: usize) -> Bits {
         let mut bits = Bits::all(length);
@@ -86,6 +93,28 @@ impl Filter {
 }
 
 impl Condition {
+    fn admits(&self, payload: &Map<String, Value>) -> bool {
+        let any = |wanted: &str, is: &dyn Fn(&Value) -> bool| {
+            let mut found = false;
+            leaves(payload, &mut |path, value| found |= path == wanted && is(value));
+            found
+        };
+        match self {
+            Condition::Nested(filter) => filter.admits(payload),
+            Condition::Any { path, values } => any(path, &|value| {
+                values.iter().any(|wanted| match wanted.as_f64() {
+                    Some(wanted) => value.as_f64() == Some(wanted),
+                    None => value == wanted,
+                })
+            }),
+            Condition::Range { path, times, bounds } => any(path, &|value| {
+                let number = if *times { value.as_str().and_then(seconds) } else { value.as_f64() };
+                number.is_some_and(|number| bounds.hold(number))
+            }),
+            Condition::Empty { path } => !any(path, &|_| true),
+        }
+    }
+
     fn passages(&self, columns: Option<&ArchivedColumns>, length: usize) -> Bits {
         let mut bits = Bits::none(length);
         match self {
@@ -136,6 +165,12 @@ fn column<'c>(columns: Option<&'c ArchivedColumns>, path: &str) -> Option<&'c Ar
 }
 
 impl Bounds {
+    fn hold(&self, value: f64) -> bool {
+        let above = value > self.low || !self.low_open && value == self.low;
+        let below = value < self.high || !self.high_open && value == self.high;
+        above && below
+    }
+
     fn within(&self, numbers: &[sluice_segment::ArchivedNumberAt], bits: &mut Bits) {
         let first = numbers.partition_point(|at| {
             let value = at.value.to_native();
@@ -258,21 +293,23 @@ mod tests {
 
     fn matches(condition: Value) -> Vec<u32> {
         let mut gatherer = Gatherer::default();
-        for (number, payload) in [
+        let payloads = [
             json!({"lang":"en","meta":{"page":3},"at":"2024-01-01","tags":["a","b"],"draft":true}),
             json!({"lang":"zh","meta":{"page":7},"at":"2024-06-01T10:00:00+02:00","tags":["b"]}),
             json!({"lang":"en","meta":{"page":7.5}}),
             json!({}),
-        ]
-        .iter()
-        .enumerate()
-        {
+        ];
+        for (number, payload) in payloads.iter().enumerate() {
             gatherer.add(number as u32, &payload.to_string());
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), encode(&gatherer.finish()).unwrap()).unwrap();
         let columns = Mapped::<sluice_segment::Columns>::open(file.path()).unwrap();
-        Filter::parse(&condition).unwrap().passages(Some(columns.get()), 4).iter().collect()
+        let filter = Filter::parse(&condition).unwrap();
+        let found: Vec<u32> = filter.passages(Some(columns.get()), 4).iter().collect();
+        let admitted = payloads.iter().enumerate().filter(|(_, payload)| filter.admits(payload.as_object().unwrap()));
+        assert_eq!(found, admitted.map(|(number, _)| number as u32).collect::<Vec<_>>(), "{condition}");
+        found
     }
 
     #[test]

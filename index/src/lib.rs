@@ -3,6 +3,7 @@
 //! It knows nothing of HTTP, limits or providers. A query can only be built from a [`Scope`], and a scope holds one
 //! tenant: there is no call that searches without one.
 
+mod adapt;
 mod assemble;
 mod bits;
 mod build;
@@ -14,6 +15,7 @@ mod search;
 mod segment;
 mod top;
 
+pub use adapt::{Pool, When, render};
 pub use assemble::{Assembled, Used, assemble};
 pub use build::{BuildError, SegmentFiles, SegmentWriter};
 pub use filter::Filter;

@@ -1,6 +1,6 @@
 //! Payloads of documents: what filters can ask of them.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sluice_segment::{Column, Columns, NumberAt, Word};
 use std::collections::BTreeMap;
 
@@ -10,6 +10,34 @@ const MAX_DEPTH: usize = 8;
 const MAX_WORD: usize = 512;
 /// Most values of one payload that are kept for filters.
 const MAX_VALUES: usize = 1_024;
+
+/// Every value of a payload that filters can ask for, with its path: members joined by dots, arrays looked into.
+pub(crate) fn leaves(payload: &Map<String, Value>, each: &mut impl FnMut(&str, &Value)) {
+    let mut left = MAX_VALUES;
+    for (name, value) in payload {
+        leaf(name, value, 0, &mut left, each);
+    }
+}
+
+fn leaf(path: &str, value: &Value, depth: usize, left: &mut usize, each: &mut impl FnMut(&str, &Value)) {
+    if depth == MAX_DEPTH || *left == 0 {
+        return;
+    }
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                leaf(&format!("{path}.{name}"), value, depth + 1, left, each);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| leaf(path, value, depth + 1, left, each)),
+        Value::Null => {}
+        Value::String(text) if text.len() > MAX_WORD => {}
+        _ => {
+            *left -= 1;
+            each(path, value);
+        }
+    }
+}
 
 /// Gathers the columns of a segment.
 #[derive(Default)]
@@ -31,32 +59,10 @@ impl Gatherer {
             return;
         }
         let Ok(Value::Object(members)) = serde_json::from_str(payload) else { return };
-        let mut left = MAX_VALUES;
-        for (name, value) in &members {
-            self.value(name, value, passage, 0, &mut left);
-        }
+        leaves(&members, &mut |path, value| self.value(path, value, passage));
     }
 
-    fn value(&mut self, path: &str, value: &Value, passage: u32, depth: usize, left: &mut usize) {
-        if depth == MAX_DEPTH || *left == 0 {
-            return;
-        }
-        match value {
-            Value::Object(members) => {
-                for (name, value) in members {
-                    self.value(&format!("{path}.{name}"), value, passage, depth + 1, left);
-                }
-                return;
-            }
-            Value::Array(values) => {
-                values.iter().for_each(|value| self.value(path, value, passage, depth + 1, left));
-                return;
-            }
-            Value::Null => return,
-            Value::String(text) if text.len() > MAX_WORD => return,
-            _ => {}
-        }
-        *left -= 1;
+    fn value(&mut self, path: &str, value: &Value, passage: u32) {
         let column = self.columns.entry(path.to_owned()).or_default();
         match value {
             Value::Number(number) => {

@@ -1,5 +1,6 @@
 //! One request's whole journey.
 
+use crate::adapt::adapt;
 use crate::admit::admit;
 use crate::compose::compose;
 use crate::cors;
@@ -119,7 +120,7 @@ async fn journey(
         return Ok(After::Broken);
     }
 
-    let recalled = recall(fit(plan, live), live);
+    let recalled = recall(fit(adapt(plan), live), live);
     tally.done(Step::Recall);
 
     let composed = compose(recalled)?;
@@ -213,10 +214,16 @@ fn note_standing(standing: Option<Standing>, notes: &mut Notes) {
 fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     let composed = &scrubbed.composed;
     if let Some(prompt) = &composed.recalled.plan.prompt {
-        notes.push((note::PROMPT, format!("{}@{}", prompt.alias, prompt.version.number)));
+        let fallback = if composed.fallback.is_some() { " degraded=fallback" } else { "" };
+        notes.push((note::PROMPT, format!("{}@{}{fallback}", prompt.alias, prompt.version.number)));
         if let Some((experiment, arm)) = &prompt.arm {
             notes.push((note::EXPERIMENT, format!("{experiment}/{arm}")));
         }
+    }
+    let adapted = &composed.recalled.plan.adapted;
+    if composed.rules + adapted.examples.len() + adapted.tools.len() > 0 {
+        let (examples, tools) = (adapted.examples.len() / 2, adapted.tools.len());
+        notes.push((note::ADAPTED, format!("rules={} examples={examples} tools={tools}", composed.rules)));
     }
     if let Some(window) = composed.recalled.plan.window.as_ref().filter(|window| !window.removed.is_empty()) {
         notes.push((note::HISTORY, format!("kept={} dropped={}", window.kept, window.removed.len())));
@@ -301,6 +308,10 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
         .prompt
         .as_ref()
         .map(|prompt| json!({ "alias": prompt.alias, "version": prompt.version.number, "environment": prompt.environment, "experiment": prompt.arm.as_ref().map(|(experiment, arm)| json!({ "name": experiment, "arm": arm })) }));
+    let adapted = json!({
+        "rules": composed.rules, "examples": plan.adapted.examples.iter().step_by(2).map(|example| &example.text).collect::<Vec<_>>(),
+        "tools": plan.adapted.tools.iter().map(|tool| &tool.name).collect::<Vec<_>>(), "fallback": composed.fallback,
+    });
     let window = plan.window.as_ref().map(|window| {
         json!({
             "budget_tokens": plan.route.route.window_tokens, "used_tokens": window.tokens, "kept": window.kept,
@@ -311,7 +322,7 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
         tally.scrubbed.iter().map(|(kind, count)| (kind.clone(), (*count).into())).collect();
     let answer = json!({
         "request_id": tally.request_id, "route": plan.route.name, "provider": provider, "model": model,
-        "prompt": prompt, "history": window, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
+        "prompt": prompt, "adapted": adapted, "history": window, "context": context, "scrub": scrub, "body": body, "timing_us": tally.microseconds(),
     });
     Ok(answer.to_string().into_bytes())
 }

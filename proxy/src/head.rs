@@ -21,6 +21,7 @@ pub mod note {
     pub const ROUTE: HeaderName = HeaderName::from_static("x-sluice-route");
     pub const PROMPT: HeaderName = HeaderName::from_static("x-sluice-prompt");
     pub const EXPERIMENT: HeaderName = HeaderName::from_static("x-sluice-experiment");
+    pub const ADAPTED: HeaderName = HeaderName::from_static("x-sluice-adapted");
     pub const HISTORY: HeaderName = HeaderName::from_static("x-sluice-history");
     pub const SOURCES: HeaderName = HeaderName::from_static("x-sluice-sources");
     pub const CONTEXT: HeaderName = HeaderName::from_static("x-sluice-context");

@@ -10,6 +10,7 @@ mod exchange;
 
 mod identify;
 
+mod adapt;
 mod admit;
 
 mod intake;

@@ -1,5 +1,6 @@
 //! What is to be done for this request: route, prompt, what to recall, how much.
 
+use crate::adapt::Adapted;
 use crate::admit::Admitted;
 use crate::head::percent_decode;
 use crate::intake::{Body, EXPLAIN, Intake};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub context_tokens: usize,
     /// Which documents may be found, by their payload.
     pub filter: Filter,
+    /// What the prompt adds for this conversation.
+    pub adapted: Adapted,
     /// What of the conversation leaves, where it did not fit the route's window.
     pub window: Option<Window>,
     /// Whether the caller only wants to see what would be sent.
@@ -194,6 +197,7 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
         collections,
         context_tokens,
         filter: steering.filter,
+        adapted: Adapted::default(),
         window: None,
         explain,
     })

@@ -1,8 +1,10 @@
 //! Managed prompts as an edge holds them, and which version a request gets.
 
+use sluice_index::{Pool, When};
 use sluice_policies::experiment::place;
-use sluice_segment::{ArchivedExperiment, ArchivedPrompt, ArchivedPromptVersion};
-use sluice_text::{Partials, Template, Variable};
+use sluice_segment::{ArchivedExperiment, ArchivedPrompt, ArchivedPromptMessage, ArchivedPromptVersion};
+use sluice_text::{Embedder, Message, Partials, Template, Variable};
+use sluice_wire::Tool;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +15,7 @@ pub const DEFAULT: &str = "default";
 pub struct PromptEntry {
     pub alias: String,
     pub environment: String,
-    /// Whether requests with it get retrieved context.
+    /// Whether requests with it get retrieved context, and the texts, examples and tools that are chosen for them.
     pub context: bool,
     version: Arc<VersionEntry>,
     experiment: Option<ExperimentEntry>,
@@ -22,14 +24,64 @@ pub struct PromptEntry {
 /// One version with what it includes, compiled when it is first used.
 pub struct VersionEntry {
     pub number: u32,
-    template: OnceLock<Result<Template, String>>,
+    compiled: OnceLock<Result<Compiled, String>>,
+    /// Role and template of its messages, then of its rules' texts.
     messages: Vec<(String, String)>,
+    /// When each rule applies, as JSON.
+    rules: Vec<String>,
+    /// What is sent where it cannot be rendered; empty where that fails the request.
+    pub fallback: Vec<Message>,
+    pub examples: Choice<Example>,
+    pub tools: Choice<Tool>,
     partials: Partials,
     variables: BTreeMap<String, Variable>,
     /// Members of a request and their JSON, used where the caller gives none.
     pub parameters: Vec<(String, String)>,
     /// The model of the parameters, for targets that name none.
     pub model: Option<String>,
+}
+
+/// What is rendered.
+pub struct Compiled {
+    pub template: Template,
+    pub rules: Vec<When>,
+}
+
+/// A question and its answer.
+pub struct Example {
+    pub input: String,
+    pub output: String,
+}
+
+/// Things of which a conversation gets those that fit what it began with.
+pub struct Choice<T> {
+    all: Vec<T>,
+    most: usize,
+    pool: OnceLock<Pool>,
+}
+
+impl<T> Choice<T> {
+    fn of(all: Vec<T>, most: u32) -> Choice<T> {
+        Choice { all, most: most as usize, pool: OnceLock::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Those for `question`, the likest last; `text` is what they are known by. All of them, as they are listed, where
+    /// there are no more than may be.
+    pub fn chosen(&self, question: &str, text: impl Fn(&T) -> String, embedder: Option<&Embedder>) -> Vec<&T> {
+        let (true, Some(embedder)) = (self.all.len() > self.most, embedder) else {
+            return self.all.iter().take(self.most).collect();
+        };
+        let texts: Vec<String> = match self.pool.get() {
+            Some(_) => Vec::new(),
+            None => self.all.iter().map(text).collect(),
+        };
+        let pool = self.pool.get_or_init(|| Pool::of(texts.iter().map(String::as_str), embedder));
+        pool.nearest(question, self.most, embedder).into_iter().filter_map(|place| self.all.get(place)).collect()
+    }
 }
 
 struct ExperimentEntry {
@@ -82,8 +134,12 @@ impl PromptEntry {
         let text = "You are a helpful assistant. Answer truthfully, and say so when you do not know.";
         let version = VersionEntry {
             number: 0,
-            template: OnceLock::new(),
+            compiled: OnceLock::new(),
             messages: vec![("system".to_owned(), text.to_owned())],
+            rules: Vec::new(),
+            fallback: Vec::new(),
+            examples: Choice::of(Vec::new(), 0),
+            tools: Choice::of(Vec::new(), 0),
             partials: Partials::new(),
             variables: BTreeMap::new(),
             parameters: Vec::new(),
@@ -161,14 +217,27 @@ impl VersionEntry {
         let partial = |partial: &sluice_segment::ArchivedPartial| {
             (partial.name.as_str().to_owned(), partial.template.as_str().to_owned())
         };
+        let pair =
+            |message: &ArchivedPromptMessage| (message.role.as_str().to_owned(), message.template.as_str().to_owned());
+        let message = |(role, text)| Message { role, text };
+        let rules = version.rules.iter();
+        let examples = version.examples.iter().map(|example| Example {
+            input: example.input.as_str().to_owned(),
+            output: example.output.as_str().to_owned(),
+        });
+        let tools = version.tools.iter().map(|tool| Tool {
+            name: tool.name.as_str().to_owned(),
+            description: tool.description.as_str().to_owned(),
+            parameters: tool.parameters.as_str().to_owned(),
+        });
         VersionEntry {
             number: version.number.to_native(),
-            template: OnceLock::new(),
-            messages: version
-                .messages
-                .iter()
-                .map(|message| (message.role.as_str().to_owned(), message.template.as_str().to_owned()))
-                .collect(),
+            compiled: OnceLock::new(),
+            messages: version.messages.iter().chain(rules.clone().map(|rule| &rule.message)).map(pair).collect(),
+            rules: rules.map(|rule| rule.when.as_str().to_owned()).collect(),
+            fallback: version.fallback.iter().map(pair).map(message).collect(),
+            examples: Choice::of(examples.collect(), version.most_examples.to_native()),
+            tools: Choice::of(tools.collect(), version.most_tools.to_native()),
             partials: version.partials.iter().map(partial).collect(),
             variables: variables.collect(),
             parameters: parameters
@@ -180,12 +249,19 @@ impl VersionEntry {
         }
     }
 
-    pub fn template(&self) -> Result<&Template, &str> {
+    /// Compiled when it is first used.
+    pub fn compiled(&self) -> Result<&Compiled, &str> {
         let compile = || {
-            Template::compile(&self.messages, &self.partials, Some(self.variables.clone()))
-                .map_err(|error| error.to_string())
+            let template = Template::compile(&self.messages, &self.partials, Some(self.variables.clone()))
+                .map_err(|error| error.to_string())?;
+            let when = |rule: &String| {
+                let when = serde_json::from_str(rule).map_err(|error| error.to_string())?;
+                When::parse(&when, template.variables())
+            };
+            let rules = self.rules.iter().map(when).collect::<Result<_, _>>()?;
+            Ok(Compiled { template, rules })
         };
-        self.template.get_or_init(compile).as_ref().map_err(String::as_str)
+        self.compiled.get_or_init(compile).as_ref().map_err(String::as_str)
     }
 
     /// The templates of its messages and of what they include.

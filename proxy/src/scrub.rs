@@ -12,7 +12,7 @@ use sluice_scrub::{Refused, Rules, Series, Vault, find};
 use sluice_state::{SessionId, Sessions};
 use sluice_wire::json::{decode, decode_pieces};
 use sluice_wire::translate::{self, Translated};
-use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, gemini_model};
+use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, Tool, gemini_model};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,7 +104,10 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
             for span in &texts.spans {
                 reserve(&mut vault, &envelope.text()[span.range.clone()]);
             }
-            for added in composed.system.iter().map(|message| message.text.as_str()).chain(composed.block.as_deref()) {
+            let tools = composed.recalled.plan.adapted.tools.iter();
+            let tools = tools.flat_map(|tool| [tool.description.as_str(), tool.parameters.as_str()]);
+            let added = composed.system.iter().map(|message| message.text.as_str()).chain(composed.block.as_deref());
+            for added in added.chain(tools) {
                 vault.reserve(added);
             }
             let session = session_of(plan, live).filter(|_| !rules.is_empty() && !listed);
@@ -267,15 +270,33 @@ fn insert(
     vault: &mut Vault,
     splices: &mut Splices,
 ) -> Result<bool, Refused> {
-    let mut managed = |text: &str| match rules.is_empty() {
+    // Tools and prompt first, then block: those are the same from turn to turn, and so are their numbers.
+    let tools = composed.recalled.plan.adapted.tools.iter().map(|tool| {
+        let description = managed(&tool.description, rules, vault)?;
+        Ok(Tool { description, parameters: managed_json(&tool.parameters, rules, vault)?, ..tool.clone() })
+    });
+    let tools = tools.collect::<Result<_, Refused>>()?;
+    let prompt =
+        composed.system.iter().map(|message| Ok((message.role.clone(), managed(&message.text, rules, vault)?)));
+    let prompt = prompt.collect::<Result<_, Refused>>()?;
+    let context = composed.block.as_deref().map(|block| managed(block, rules, vault)).transpose()?;
+    Ok(envelope.add(&Additions { prompt, context, tools }, splices))
+}
+
+/// Text of the store's without its personal data.
+fn managed(text: &str, rules: &Rules, vault: &mut Vault) -> Result<String, Refused> {
+    match rules.is_empty() {
         true => Ok(text.to_owned()),
         false => Ok(replace(text, vault.scrub(text, rules, Series::Managed)?)),
-    };
-    // Prompt first, then block: the prompt is the same from turn to turn, and so are its numbers.
-    let prompt = composed.system.iter().map(|message| Ok((message.role.to_string(), managed(&message.text)?)));
-    let prompt = prompt.collect::<Result<_, Refused>>()?;
-    let additions = Additions { prompt, context: composed.block.as_deref().map(managed).transpose()? };
-    Ok(envelope.add(&additions, splices))
+    }
+}
+
+/// The same for JSON.
+fn managed_json(text: &str, rules: &Rules, vault: &mut Vault) -> Result<String, Refused> {
+    match NestedText::pieces(text).filter(|_| !rules.is_empty()) {
+        Some(pieces) => Ok(replace(text, scrub_json(text, pieces, "\"", rules, vault, Series::Managed)?)),
+        None => Ok(text.to_owned()),
+    }
 }
 
 fn refused(refused: Refused) -> Refusal {
@@ -306,17 +327,32 @@ fn scrub_span(
         }
         return Ok(());
     };
-    for piece in pieces {
-        let source = &text.text[piece.range.clone()];
-        let inner = if piece.in_string { Decoded::of(source) } else { Decoded::verbatim(source) };
-        for (range, placeholder) in vault.scrub(&inner.text, rules, Series::Conversation)? {
-            let range = inner.written(range, piece.range.start);
-            // Outside a string stands a number; a placeholder has to be a string to be JSON.
-            let placeholder = if piece.in_string { placeholder } else { format!("\\\"{placeholder}\\\"") };
-            splices.replace(text.written(range, span.range.start), placeholder);
-        }
+    for (range, placeholder) in scrub_json(&text.text, pieces, "\\\"", rules, vault, Series::Conversation)? {
+        splices.replace(text.written(range, span.range.start), placeholder);
     }
     Ok(())
+}
+
+/// What is to be replaced in JSON that was split into `pieces`. Outside a string stands a number; a placeholder has to be
+/// a string to be JSON, between quotes that are written as `quote`.
+fn scrub_json(
+    text: &str,
+    pieces: Vec<NestedText>,
+    quote: &str,
+    rules: &Rules,
+    vault: &mut Vault,
+    series: Series,
+) -> Result<Vec<(Range<usize>, String)>, Refused> {
+    let mut edits = Vec::new();
+    for piece in pieces {
+        let source = &text[piece.range.clone()];
+        let inner = if piece.in_string { Decoded::of(source) } else { Decoded::verbatim(source) };
+        for (range, placeholder) in vault.scrub(&inner.text, rules, series)? {
+            let placeholder = if piece.in_string { placeholder } else { format!("{quote}{placeholder}{quote}") };
+            edits.push((inner.written(range, piece.range.start), placeholder));
+        }
+    }
+    Ok(edits)
 }
 
 /// Decoded text that knows where each of its characters was written.

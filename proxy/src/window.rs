@@ -103,7 +103,11 @@ fn prompt_tokens(plan: &Plan, live: &Live) -> usize {
     let Some(prompt) = &plan.prompt else { return 0 };
     let templates: usize = prompt.version.texts().map(|text| measure(text, live).tokens + FRAME_TOKENS).sum();
     let variables: usize = plan.variables.values().map(|value| value.to_string().len()).sum();
-    templates + variables / 2
+    let adapted = &plan.adapted;
+    let examples = adapted.examples.iter().map(|message| message.text.as_str());
+    let tools = adapted.tools.iter().flat_map(|tool| [tool.description.as_str(), tool.parameters.as_str()]);
+    let adapted: usize = examples.chain(tools).map(|text| measure(text, live).tokens + FRAME_TOKENS).sum();
+    templates + variables / 2 + adapted
 }
 
 fn is_opaque(written: &str) -> bool {

@@ -6,6 +6,7 @@ use crate::database::Work;
 use crate::{StoreError, check_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sluice_index::When;
 use sluice_text::{Partials, Template, Variable, includes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,6 +15,10 @@ use utoipa::ToSchema;
 
 /// Largest body of a version, in bytes.
 const MAX_BODY: usize = 1 << 20;
+/// Most rules, examples and tools of a prompt.
+const MAX_RULES: usize = 64;
+const MAX_EXAMPLES: usize = 256;
+const MAX_TOOLS: usize = 128;
 
 /// Members of requests that are no parameters: what is asked, and how the answer travels.
 pub(crate) const OWNED: [&str; 10] = [
@@ -96,11 +101,74 @@ pub struct PromptMessage {
     pub content: String,
 }
 
+/// Text that a prompt gets for some users.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// An expression over the variables and `profile`, as templates write it, or a filter on the profile's members.
+    #[schema(value_type = Object)]
+    pub when: Value,
+    /// A Jinja template: one more message behind the prompt's own.
+    pub content: String,
+    #[serde(default = "system", skip_serializing_if = "is_system")]
+    pub role: String,
+}
+
+fn system() -> String {
+    "system".to_owned()
+}
+
+fn is_system(role: &str) -> bool {
+    role == "system"
+}
+
+/// A question and how it was answered well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    pub input: String,
+    pub output: String,
+}
+
+/// Examples of which a conversation gets those that are most like its first question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Examples {
+    pub pool: Vec<Example>,
+    /// Most examples of one request.
+    #[serde(default = "three")]
+    pub max: u32,
+}
+
+fn three() -> u32 {
+    3
+}
+
+/// Tools of which a conversation gets those that fit its first question best.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tools {
+    /// Aliases of artifacts of kind `tool`, with a selector where it is not the deployed version: `search@>=2`.
+    pub available: Vec<String>,
+    /// Most tools of one request; all that are available if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+}
+
 /// A prompt's content.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptContent {
     pub messages: Vec<PromptMessage>,
+    /// Plain texts that are sent instead where the prompt cannot be rendered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<PromptMessage>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<Examples>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Tools>,
     /// Declared variables. Left out, those that the templates use, all of them required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BTreeMap<String, Object>>)]
@@ -168,12 +236,12 @@ impl FromStr for Selector {
     }
 }
 
-/// The partial that an `include` names, with its selector.
-pub(crate) fn partial_link(name: &str) -> Result<Link, StoreError> {
+/// What a prompt names: alias and selector, joined by `@`.
+pub(crate) fn link(kind: Kind, name: &str) -> Result<Link, StoreError> {
     let (alias, selector) = name.split_once('@').unwrap_or((name, ""));
-    check_name("partial", alias)?;
+    check_name(kind.name(), alias)?;
     Selector::from_str(selector)?;
-    Ok(Link { kind: Kind::Partial, alias: alias.to_owned(), selector: selector.to_owned() })
+    Ok(Link { kind, alias: alias.to_owned(), selector: selector.to_owned() })
 }
 
 impl PromptContent {
@@ -188,7 +256,9 @@ impl PromptContent {
     pub fn parse(text: &str) -> Result<PromptContent, StoreError> {
         let invalid = |reason: String| StoreError::Invalid(reason);
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        if text.starts_with('{') && text.trim_start_matches('{').trim_start().starts_with("\"messages\"") {
+        let is_json = || serde_json::from_str::<Map<String, Value>>(text).is_ok_and(|map| map.contains_key("messages"));
+        let begins = |text: &str| text.trim_start_matches('{').trim_start().starts_with("\"messages\"");
+        if text.starts_with('{') && (begins(text) || is_json()) {
             return serde_json::from_str(text).map_err(|error| invalid(format!("the prompt is not valid: {error}")));
         }
         #[derive(Default, Deserialize)]
@@ -198,6 +268,11 @@ impl PromptContent {
             #[serde(default)]
             parameters: Map<String, Value>,
             role: Option<String>,
+            fallback: Option<String>,
+            #[serde(default)]
+            rules: Vec<Rule>,
+            examples: Option<Examples>,
+            tools: Option<Tools>,
         }
         let (front, template) = match text.strip_prefix("+++\n") {
             None => (FrontMatter::default(), text),
@@ -212,34 +287,71 @@ impl PromptContent {
                 (front, template)
             }
         };
-        let role = front.role.unwrap_or_else(|| "system".to_owned());
-        let message = PromptMessage { role, content: template.trim_end().to_owned() };
-        let content = PromptContent {
-            messages: vec![message],
+        let role = front.role.unwrap_or_else(system);
+        let message = |content: &str| PromptMessage { role: role.clone(), content: content.trim_end().to_owned() };
+        Ok(PromptContent {
+            messages: vec![message(template)],
+            fallback: front.fallback.iter().map(|text| message(text)).collect(),
+            rules: front.rules,
+            examples: front.examples,
+            tools: front.tools,
             variables: front.variables,
             parameters: front.parameters,
             metadata: Map::new(),
-        };
-        Ok(content)
+        })
     }
 
-    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
-        self.messages.iter().map(|message| (message.role.clone(), message.content.clone())).collect()
+    /// Role and template of its messages, then of its rules.
+    fn pairs(&self) -> Vec<(String, String)> {
+        let messages = self.messages.iter().map(|message| (message.role.clone(), message.content.clone()));
+        messages.chain(self.rules.iter().map(|rule| (rule.role.clone(), rule.content.clone()))).collect()
     }
 
-    /// Compiles it with what it includes.
-    pub(crate) fn compile(&self, partials: &Partials) -> Result<Template, StoreError> {
-        Template::compile(&self.pairs(), partials, self.variables.clone())
-            .map_err(|error| StoreError::Invalid(error.to_string()))
+    /// Compiles it with what it includes; the template renders its messages, then the texts of its rules.
+    pub(crate) fn compile(&self, partials: &Partials) -> Result<(Template, Vec<When>), StoreError> {
+        let template = Template::compile(&self.pairs(), partials, self.variables.clone())
+            .map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let rules = self.rules.iter().enumerate().map(|(number, rule)| {
+            When::parse(&rule.when, template.variables())
+                .map_err(|reason| StoreError::Invalid(format!("`rules[{number}].when`: {reason}")))
+        });
+        let rules = rules.collect::<Result<_, _>>()?;
+        Ok((template, rules))
     }
 
     /// The names of the templates that it includes, as written.
     pub(crate) fn includes(&self) -> Result<Vec<String>, StoreError> {
         let mut names = BTreeSet::new();
-        for message in &self.messages {
-            names.extend(includes(&message.content).map_err(|error| StoreError::Invalid(error.to_string()))?);
+        for (_, template) in self.pairs() {
+            names.extend(includes(&template).map_err(|error| StoreError::Invalid(error.to_string()))?);
         }
         Ok(names.into_iter().collect())
+    }
+
+    /// Bounds of what stands beside the messages.
+    fn check_parts(&self) -> Result<(), String> {
+        let roles = |role: &str| {
+            const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
+            match ROLES.contains(&role) {
+                true => Ok(()),
+                false => Err(format!("a message's role is `{role}`; it may be {}", ROLES.join(", "))),
+            }
+        };
+        let messages = self.messages.iter().chain(&self.fallback).map(|message| &message.role);
+        messages.chain(self.rules.iter().map(|rule| &rule.role)).try_for_each(|role| roles(role))?;
+        let bounded = |name: &str, found: usize, most: usize| match found <= most {
+            true => Ok(()),
+            false => Err(format!("`{name}` has {found} entries; it may have {most}")),
+        };
+        bounded("rules", self.rules.len(), MAX_RULES)?;
+        bounded("fallback", self.fallback.len(), MAX_RULES)?;
+        if let Some(examples) = &self.examples {
+            bounded("examples.pool", examples.pool.len(), MAX_EXAMPLES)?;
+        }
+        if let Some(tools) = &self.tools {
+            bounded("tools.available", tools.available.len(), MAX_TOOLS)?;
+        }
+        Ok(())
     }
 }
 
@@ -270,18 +382,18 @@ impl Content {
                 if kind == Kind::Partial && content.messages.len() > 1 {
                     return Err(invalid("a partial is one text, not several messages".to_owned()));
                 }
-                for message in &content.messages {
-                    const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
-                    if !ROLES.contains(&message.role.as_str()) {
-                        let known = ROLES.join(", ");
-                        return Err(invalid(format!("a message's role is `{}`; it may be {known}", message.role)));
-                    }
+                content.check_parts().map_err(invalid)?;
+                let has_parts = !content.fallback.is_empty()
+                    || !content.rules.is_empty()
+                    || content.examples.is_some()
+                    || content.tools.is_some();
+                if kind == Kind::Partial && has_parts {
+                    return Err(invalid(
+                        "a partial is one text, without `fallback`, `rules`, `examples` or `tools`".to_owned(),
+                    ));
                 }
                 if let Some(name) = content.parameters.keys().find(|name| OWNED.contains(&name.as_str())) {
                     return Err(invalid(format!("`parameters` cannot hold `{name}`, which the request itself says")));
-                }
-                for name in content.includes()? {
-                    partial_link(&name)?;
                 }
                 // Names that are reached through includes alone are checked where includes are known.
                 if content.includes()?.is_empty() {
@@ -316,7 +428,10 @@ impl Content {
         match self {
             Content::Template(content) => {
                 for name in content.includes()? {
-                    links.push(partial_link(&name)?);
+                    links.push(link(Kind::Partial, &name)?);
+                }
+                for name in content.tools.iter().flat_map(|tools| &tools.available) {
+                    links.push(link(Kind::Tool, name)?);
                 }
             }
             Content::Data(data) => {

@@ -3,7 +3,7 @@
 //! What has no meaning here is kept in `metadata` together with the original text, so that nothing is lost; what
 //! cannot be said in Jinja is an error that names the place.
 
-use crate::content::{Content, Kind, OWNED, PromptContent, PromptMessage};
+use crate::content::{Content, Example, Examples, Kind, OWNED, PromptContent, PromptMessage, Rule, Tools};
 use crate::{Link, StoreError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -234,7 +234,7 @@ fn dotprompt(front: &Map<String, Value>, body: &str) -> Result<(PromptContent, V
         }
     }
     let variables = declared.then_some(variables);
-    Ok((PromptContent { messages, variables, parameters, metadata }, writer.warnings))
+    Ok((PromptContent { messages, variables, parameters, metadata, ..PromptContent::default() }, writer.warnings))
 }
 
 /// One property of a Picoschema: `name?: type, description`, or `name(array)` and `name(object)`.
@@ -307,7 +307,7 @@ fn prompty(front: &Map<String, Value>, body: &str) -> PromptContent {
         }
     }
     let variables = inputs.map(|inputs| inputs.iter().map(declare).collect());
-    PromptContent { messages, variables, parameters, metadata }
+    PromptContent { messages, variables, parameters, metadata, ..PromptContent::default() }
 }
 
 fn langfuse(row: &Map<String, Value>) -> Result<Converted, StoreError> {
@@ -352,10 +352,57 @@ fn langfuse(row: &Map<String, Value>) -> Result<Converted, StoreError> {
     let parameters = row.config.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
     let mut metadata = Map::new();
     metadata.insert("langfuse".to_owned(), json!({ "version": row.version, "labels": row.labels }));
-    let content = PromptContent { messages, variables: None, parameters, metadata };
+    let content = PromptContent { messages, parameters, metadata, ..PromptContent::default() };
     let tags = row.tags.iter().map(|tag| alias_of(tag)).collect();
     let converted = plain(alias_of(&row.name), content);
     Ok(Converted { title: row.name, tags, warnings: writer.warnings, ..converted })
+}
+
+/// What a record chooses for each conversation. Rules are a text by condition, or a list of both.
+fn dynamic_context(dynamic: &Map<String, Value>, content: PromptContent, warnings: &mut Vec<String>) -> PromptContent {
+    let text =
+        |value: &Value, names: &[&str]| names.iter().find_map(|name| value.get(name)?.as_str()).map(str::to_owned);
+    let listed = |rule: &Value| {
+        let when = ["when", "condition", "if"].into_iter().find_map(|name| rule.get(name))?;
+        let content = text(rule, &["content", "text", "instruction", "then"])?;
+        Some(Rule { when: when.clone(), content, role: "system".to_owned() })
+    };
+    let keyed = |(when, content): (&String, &Value)| {
+        Some(Rule { when: json!(when), content: content.as_str()?.to_owned(), role: "system".to_owned() })
+    };
+    let rules: Vec<Option<Rule>> = match dynamic.get("adaptation_rules") {
+        Some(Value::Array(rules)) => rules.iter().map(listed).collect(),
+        Some(Value::Object(rules)) => rules.iter().map(keyed).collect(),
+        _ => Vec::new(),
+    };
+    // A rule that is not understood must not keep its prompt out; the original stays in the metadata.
+    let understood = |rule: &Rule| {
+        let alone = PromptContent { rules: vec![rule.clone()], ..content.clone() };
+        Content::Template(alone).checked(Kind::Prompt).is_ok()
+    };
+    let count = rules.len();
+    let rules: Vec<Rule> = rules.into_iter().flatten().filter(understood).collect();
+    if rules.len() < count {
+        warnings.push(format!("{} of its `adaptation_rules` are not understood and left out", count - rules.len()));
+    }
+    let examples = dynamic.get("examples").and_then(|examples| {
+        let example = |example: &Value| {
+            let input = text(example, &["input", "question", "user"])?;
+            Some(Example { input, output: text(example, &["output", "answer", "assistant"])? })
+        };
+        let pool: Vec<Example> = examples.get("example_pool")?.as_array()?.iter().filter_map(example).collect();
+        let max = examples.get("max_examples").and_then(Value::as_u64).and_then(|max| u32::try_from(max).ok());
+        (!pool.is_empty()).then(|| Examples { pool, max: max.unwrap_or(3) })
+    });
+    let tools = dynamic.get("tools").and_then(|tools| {
+        let named = tools.get("available_tools")?.as_array()?.iter().filter_map(Value::as_str);
+        let available: Vec<String> = named.map(alias_of).collect();
+        (!available.is_empty()).then_some(Tools { available, max: None })
+    });
+    if let Some(tools) = &tools {
+        warnings.push(format!("it needs the tools {} as artifacts of kind `tool`", tools.available.join(", ")));
+    }
+    PromptContent { rules, examples, tools, ..content }
 }
 
 fn context_engineering(row: &Map<String, Value>) -> Result<Converted, StoreError> {
@@ -371,23 +418,25 @@ fn context_engineering(row: &Map<String, Value>) -> Result<Converted, StoreError
     // Contents may have been stored as JSON in a text.
     let parsed = content.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok()).filter(Value::is_object);
     let content = parsed.as_ref().unwrap_or(content);
-    let text = match content {
-        Value::String(text) => text.clone(),
+    let mut warnings = Vec::new();
+    let found = match content {
+        Value::String(text) => PromptContent::of_text(text),
         Value::Object(object) => {
-            for kept in ["dynamic_context", "fallback_content"] {
-                if let Some(value) = object.get(kept) {
-                    metadata.insert(kept.to_owned(), value.clone());
-                }
-            }
             let text = object.get("static_content").or(object.get("fallback_content")).and_then(Value::as_str);
-            text.ok_or_else(|| invalid(format!("`{name}` has no `static_content`")))?.to_owned()
+            let text = text.ok_or_else(|| invalid(format!("`{name}` has no `static_content`")))?;
+            let fallback = object.get("fallback_content").and_then(Value::as_str);
+            let fallback = fallback.into_iter().flat_map(|text| PromptContent::of_text(text).messages).collect();
+            let dynamic = object.get("dynamic_context").and_then(Value::as_object);
+            let found = PromptContent { fallback, ..PromptContent::of_text(text) };
+            dynamic_context(dynamic.unwrap_or(&Map::new()), found, &mut warnings)
         }
         _ => return Err(invalid(format!("the `content` of `{name}` is neither a text nor an object"))),
     };
     let enabled = row.get("context_engineering_enabled").and_then(Value::as_bool);
-    let converted = plain(alias_of(name), PromptContent { metadata, ..PromptContent::of_text(&text) });
+    let converted = plain(alias_of(name), PromptContent { metadata, ..found });
     Ok(Converted {
         title: name.to_owned(),
+        warnings,
         public: row.get("is_public").and_then(Value::as_bool).unwrap_or(false),
         context: enabled.unwrap_or(content.is_object()),
         ..converted
@@ -584,7 +633,7 @@ mod tests {
     fn rendered(found: &Converted, values: Value) -> Vec<(String, String)> {
         let content = found.content.template().unwrap();
         let values: Variables = values.as_object().unwrap().clone();
-        let messages = content.compile(&Partials::new()).unwrap().render(&values).unwrap();
+        let messages = content.compile(&Partials::new()).unwrap().0.render(&values).unwrap();
         messages.into_iter().map(|message| (message.role, message.text)).collect()
     }
 
@@ -657,7 +706,11 @@ mod tests {
         let source = json!([
             {"name": "old", "content": "Plain {{ a }}", "is_public": true, "context_engineering_enabled": false},
             {"name": "new", "content": {"type": "context_engineering", "static_content": "Static", "fallback_content": "F",
-             "dynamic_context": {"examples": {"selection_strategy": "similarity_based", "max_examples": 3}}}},
+             "dynamic_context": {
+                "adaptation_rules": [{"if": "profile.level == 'new'", "then": "Explain."}, {"if": "a b", "then": "x"}, 7],
+                "examples": {"selection_strategy": "similarity_based", "max_examples": 2,
+                             "example_pool": [{"input": "q", "output": "a"}, {"input": "half"}]},
+                "tools": {"available_tools": ["weather"], "tool_selection_criteria": "task_based"}}}},
             {"name": "text", "content": "{\"static_content\":\"S\"}"},
         ])
         .to_string();
@@ -667,7 +720,14 @@ mod tests {
         assert_eq!((found[1].public, found[1].context), (false, true));
         let content = found[1].content.template().unwrap();
         assert_eq!(content.messages[0].content, "Static");
-        assert_eq!(content.metadata["dynamic_context"]["examples"]["max_examples"], 3);
+        assert_eq!(content.fallback[0].content, "F");
+        assert_eq!(content.rules.len(), 1);
+        assert_eq!(content.rules[0].content, "Explain.");
+        let examples = content.examples.as_ref().unwrap();
+        assert_eq!((examples.pool.len(), examples.max), (1, 2));
+        assert_eq!(content.tools.as_ref().unwrap().available, ["weather"]);
+        assert_eq!(found[1].warnings.len(), 2);
+        assert!(content.metadata["original"]["text"].as_str().unwrap().contains("similarity_based"));
         assert_eq!(found[2].content.template().unwrap().messages[0].content, "S");
         assert!(Format::ContextEngineering.read("rows.json", r#"[{"name":"x","content":7}]"#).is_err());
     }

@@ -4,15 +4,13 @@
 //! version again. What cannot be rendered with what it includes is refused here, before anybody is served with it.
 
 use crate::artifacts::{Found, check_number};
-use crate::content::{Content, Kind, PromptContent, Selector, partial_link};
+use crate::content::{Content, Kind, PromptContent};
 use crate::database::Work;
-use crate::resolve::Shelf;
+use crate::resolve::{Parts, Shelf};
 use crate::{StoreError, Tenancy, check_name, now};
 use serde::Serialize;
 use serde_json::json;
-use sluice_text::Partials;
 use std::collections::BTreeSet;
-use std::str::FromStr;
 use utoipa::ToSchema;
 
 /// One entry of the history.
@@ -44,7 +42,7 @@ pub(crate) struct InForce {
     pub version: i64,
     pub context: bool,
     pub content: PromptContent,
-    pub partials: Partials,
+    pub parts: Parts,
 }
 
 const NEWEST: &str = "SELECT v.id, v.number, v.deprecated_at FROM artifact_version v WHERE v.artifact_id = $1 AND ($2 = 0 OR v.number = $2) ORDER BY (CASE WHEN v.deprecated_at IS NULL OR v.number = $2 THEN 0 ELSE 1 END), v.number DESC LIMIT 1";
@@ -239,8 +237,8 @@ impl Tenancy {
             (Kind::Prompt | Kind::Persona, Some(_)) => {
                 let shelf = Shelf::of(write, &self.id).await?;
                 for found in self.in_force(write, &shelf, Some((alias, environment))).await? {
-                    found.content.compile(&found.partials)?;
-                    self.must_not_float(write, &found.alias, &found.environment, &found.partials).await?;
+                    found.content.compile(&found.parts.partials)?;
+                    self.must_not_float(write, &found.alias, &found.environment, &found.parts).await?;
                 }
             }
             _ => self.check_environments(write, kind).await?,
@@ -250,25 +248,25 @@ impl Tenancy {
 
     /// Makes sure that everything in force can still be rendered after a change of an artifact of that kind.
     pub(crate) async fn check_environments(&self, write: &mut Work, kind: Kind) -> Result<(), StoreError> {
-        if kind != Kind::Partial {
+        if !matches!(kind, Kind::Partial | Kind::Tool) {
             return Ok(());
         }
         let shelf = Shelf::of(write, &self.id).await?;
         for found in self.in_force(write, &shelf, None).await? {
-            found.content.compile(&found.partials).map_err(|error| {
+            found.content.compile(&found.parts.partials).map_err(|error| {
                 StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
             })?;
-            self.must_not_float(write, &found.alias, &found.environment, &found.partials).await?;
+            self.must_not_float(write, &found.alias, &found.environment, &found.parts).await?;
         }
         for ((prompt, environment), (experiment, arms)) in self.running(write).await? {
             for (arm, content) in arms {
-                let partials = shelf.resolve(&environment, &content);
-                let works = partials.and_then(|partials| content.compile(&partials).map(|_| partials));
-                let partials = works.map_err(|error| {
+                let parts = shelf.resolve(&environment, &content);
+                let works = parts.and_then(|parts| content.compile(&parts.partials).map(|_| parts));
+                let parts = works.map_err(|error| {
                     let place = format!("the arm `{}` of the experiment `{}`", arm.name, experiment.name);
                     StoreError::Invalid(format!("`{prompt}` in `{environment}` would break in {place}: {error}"))
                 })?;
-                self.must_not_float(write, &prompt, &environment, &partials).await?;
+                self.must_not_float(write, &prompt, &environment, &parts).await?;
             }
         }
         Ok(())
@@ -309,10 +307,10 @@ impl Tenancy {
             sqlx::query_as(IN_FORCE).bind(&self.id).bind(alias).bind(environment).fetch_all(&mut **work).await?;
         let found = |(alias, environment, version, body, context): (String, String, i64, String, i64)| {
             let content = stored_template(&body)?;
-            let partials = shelf.resolve(&environment, &content).map_err(|error| {
+            let parts = shelf.resolve(&environment, &content).map_err(|error| {
                 StoreError::Invalid(format!("`{alias}` cannot be in force in `{environment}`: {error}"))
             })?;
-            Ok(InForce { alias, environment, version, context: context == 1, content, partials })
+            Ok(InForce { alias, environment, version, context: context == 1, content, parts })
         };
         Ok(rows.into_iter().map(found).collect())
     }
@@ -348,18 +346,14 @@ impl Tenancy {
         work: &mut Work,
         alias: &str,
         environment: &str,
-        partials: &Partials,
+        parts: &Parts,
     ) -> Result<(), StoreError> {
-        for name in partials.keys() {
-            let selector = Selector::from_str(&partial_link(name)?.selector)?;
-            let floats = matches!(selector, Selector::Range(from, to) if from != to);
-            if floats && self.is_protected(work, environment).await? {
-                return Err(StoreError::Invalid(format!(
-                    "`{alias}` includes `{name}`, and `{environment}` is protected: include an exact version there, or the deployed one"
-                )));
-            }
+        match parts.floating.first() {
+            Some(name) if self.is_protected(work, environment).await? => Err(StoreError::Invalid(format!(
+                "`{alias}` includes `{name}`, and `{environment}` is protected: include an exact version there, or the deployed one"
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Environments in which only operators with the scope `protected` change what is in force.

@@ -272,9 +272,9 @@ impl Tenancy {
                 .into_iter()
                 .flat_map(|(_, arms)| arms)
             {
-                let partials = shelf.resolve(&old.environment, &arm.1)?;
-                arm.1.compile(&partials)?;
-                self.must_not_float(&mut write, &changed.prompt, &old.environment, &partials).await?;
+                let parts = shelf.resolve(&old.environment, &arm.1)?;
+                arm.1.compile(&parts.partials)?;
+                self.must_not_float(&mut write, &changed.prompt, &old.environment, &parts).await?;
             }
         }
         write.commit().await?;

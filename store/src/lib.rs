@@ -32,7 +32,7 @@ pub use bundle::{
     Bundle, BundledArtifact, BundledDeployment, BundledVersion, FailedImport, Import, ImportReport, MigrationStatus,
     OnConflict, Renamed,
 };
-pub use content::{Content, Kind, Link, PromptContent, PromptMessage};
+pub use content::{Content, Example, Examples, Kind, Link, PromptContent, PromptMessage, Rule, Tools};
 pub use convert::Format;
 pub use database::restore;
 pub use deployments::{Deploy, Deployment};

@@ -5,6 +5,7 @@ use crate::resolve::Shelf;
 use crate::{StoreError, Tenancy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sluice_index::When;
 use sluice_text::{RenderError, Template, count_tokens};
 use utoipa::ToSchema;
 
@@ -80,14 +81,14 @@ impl Tenancy {
         let mut read = self.read().await?;
         let shelf = Shelf::of(&mut read, &self.id).await?;
         drop(read);
-        let partials = shelf.resolve(&asked.environment, &content)?;
-        let template = content.compile(&partials)?;
+        let parts = shelf.resolve(&asked.environment, &content)?;
+        let (template, rules) = content.compile(&parts.partials)?;
         let prices = match &asked.model {
             Some(model) => self.price(model).await?,
             None => None,
         };
         let most = content.parameters.get("max_tokens").or(content.parameters.get("max_completion_tokens"));
-        Ok(render(&template, asked, prices, most.and_then(Value::as_f64)))
+        Ok(render(&template, &rules, asked, prices, most.and_then(Value::as_f64)))
     }
 
     /// Input and output price of a million tokens.
@@ -107,7 +108,13 @@ pub(crate) fn price_of(prices: &Value, model: &str) -> Option<(f64, f64)> {
     price("input").zip(price("output"))
 }
 
-fn render(template: &Template, asked: &Preview, prices: Option<(f64, f64)>, most: Option<f64>) -> Previewed {
+fn render(
+    template: &Template,
+    rules: &[When],
+    asked: &Preview,
+    prices: Option<(f64, f64)>,
+    most: Option<f64>,
+) -> Previewed {
     let used = |(name, variable): (&String, &sluice_text::Variable)| VariableUse {
         name: name.clone(),
         r#type: variable.kind.clone(),
@@ -115,7 +122,7 @@ fn render(template: &Template, asked: &Preview, prices: Option<(f64, f64)>, most
         given: asked.variables.contains_key(name),
     };
     let variables = template.variables().iter().map(used).collect();
-    let (messages, error) = match template.render(&asked.variables) {
+    let (messages, error) = match sluice_index::render(template, rules, &asked.variables) {
         Ok(messages) => (messages, None),
         Err(error @ (RenderError::Missing(_) | RenderError::Invalid(..) | RenderError::Failed(_))) => {
             (Vec::new(), Some(error.to_string()))

@@ -4,13 +4,13 @@ use crate::content::PromptContent;
 use crate::database::Whose;
 use crate::experiments::range;
 use crate::publish::fixed;
-use crate::resolve::Shelf;
+use crate::resolve::{Parts, Shelf};
 use crate::{Identity, Store, StoreError, Tenancy};
 use serde_json::json;
 use sluice_segment::{
-    Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, SealedSecret, Tenant, Variable,
+    Arm, Example, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Rule, SealedSecret, Tenant,
+    Variable,
 };
-use sluice_text::Partials;
 use sqlx::Row;
 
 pub(crate) async fn assemble(store: &Store) -> Result<Registry, StoreError> {
@@ -53,7 +53,7 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
                 let mut arms = Vec::new();
                 for (arm, content) in contents {
                     let (from, to) = range(&arm, experiment.coverage);
-                    let Ok(partials) = shelf.resolve(&found.environment, &content) else {
+                    let Ok(parts) = shelf.resolve(&found.environment, &content) else {
                         tracing::error!(
                             experiment = experiment.name,
                             arm = arm.name,
@@ -61,7 +61,7 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
                         );
                         continue;
                     };
-                    arms.push(Arm { name: arm.name, from, to, version: version(arm.version, content, partials) });
+                    arms.push(Arm { name: arm.name, from, to, version: version(arm.version, content, parts) });
                 }
                 Some(Experiment { name: experiment.name, seed: experiment.seed, unit: experiment.unit, arms })
             }
@@ -70,7 +70,7 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
             alias: found.alias,
             environment: found.environment,
             context: found.context,
-            version: version(found.version, found.content, found.partials),
+            version: version(found.version, found.content, found.parts),
             experiment,
         });
     }
@@ -94,19 +94,32 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     Ok(Tenant { id, name: tenancy.name.clone(), keys, prompts, default_prompt, secrets })
 }
 
-fn version(number: i64, content: PromptContent, partials: Partials) -> PromptVersion {
+fn version(number: i64, content: PromptContent, parts: Parts) -> PromptVersion {
     // Without declarations the variables are those that the templates use; the edge finds them in the same way.
     let variables = match &content.variables {
         Some(declared) => declared.clone(),
-        None => content.compile(&partials).map(|template| template.variables().clone()).unwrap_or_default(),
+        None => content.compile(&parts.partials).map(|(template, _)| template.variables().clone()).unwrap_or_default(),
     };
     let declare = |(name, variable)| Variable { name, declaration: json!(variable).to_string() };
     let message = |message: crate::PromptMessage| PromptMessage { role: message.role, template: message.content };
+    let rule = |rule: crate::Rule| Rule {
+        when: rule.when.to_string(),
+        message: PromptMessage { role: rule.role, template: rule.content },
+    };
+    let (pool, most_examples) =
+        content.examples.map_or_else(Default::default, |examples| (examples.pool, examples.max));
+    let most_tools = content.tools.and_then(|tools| tools.max).unwrap_or(u32::MAX);
     PromptVersion {
         number: u32::try_from(number).unwrap_or(u32::MAX),
         messages: content.messages.into_iter().map(message).collect(),
+        fallback: content.fallback.into_iter().map(message).collect(),
+        rules: content.rules.into_iter().map(rule).collect(),
+        examples: pool.into_iter().map(|example| Example { input: example.input, output: example.output }).collect(),
+        most_examples,
+        tools: parts.tools,
+        most_tools,
         variables: variables.into_iter().map(declare).collect(),
-        partials: partials.into_iter().map(|(name, template)| Partial { name, template }).collect(),
+        partials: parts.partials.into_iter().map(|(name, template)| Partial { name, template }).collect(),
         parameters: json!(content.parameters).to_string(),
     }
 }

@@ -15,7 +15,9 @@ pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder};
 pub use print::print;
-pub use render::{Message, Partials, RenderError, Template, TemplateError, Variable, Variables, includes};
+pub use render::{
+    Condition, Message, PROFILE, Partials, RenderError, Template, TemplateError, Variable, Variables, includes,
+};
 
 /// What both the lexical index and the embedder see of a passage: its title, the headings above it, its text.
 pub fn searchable(title: &str, heading: &str, text: &str) -> String {

@@ -65,6 +65,9 @@ impl Variable {
     }
 }
 
+/// The variable that needs no declaration: an object of what is known of the user, empty where nothing is.
+pub const PROFILE: &str = "profile";
+
 /// Steps of one rendering; a loop over ten thousand items takes some hundred thousand.
 const FUEL: u64 = 1_000_000;
 /// Largest rendered message in bytes.
@@ -139,6 +142,7 @@ impl Template {
             let template = environment.get_template(&name).map_err(|error| TemplateError::Syntax(place(&error)))?;
             used.extend(template.undeclared_variables(false).into_iter().filter(|name| !globals.contains(name)));
         }
+        used.remove(PROFILE);
         let variables = match declared {
             Some(declared) => match used.into_iter().find(|name| !declared.contains_key(name)) {
                 Some(name) => return Err(TemplateError::Undeclared(name)),
@@ -159,8 +163,33 @@ impl Template {
         &self.variables
     }
 
+    /// How many messages it has.
+    pub fn len(&self) -> usize {
+        self.roles.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.roles.is_empty()
+    }
+
+    /// `values` with the defaults of what is not among them.
+    pub fn with_defaults(&self, values: &Variables) -> Variables {
+        let mut all = values.clone();
+        for (name, variable) in &self.variables {
+            if let (false, Some(default)) = (all.contains_key(name), &variable.default) {
+                all.insert(name.clone(), default.clone());
+            }
+        }
+        all
+    }
+
     /// Renders every message. Values that are not declared are ignored.
     pub fn render(&self, values: &Variables) -> Result<Vec<Message>, RenderError> {
+        self.render_some(values, |_| true)
+    }
+
+    /// Renders the messages whose place is `wanted`.
+    pub fn render_some(&self, values: &Variables, wanted: impl Fn(usize) -> bool) -> Result<Vec<Message>, RenderError> {
         for (name, validator) in &self.validators {
             if let Some(Err(error)) = values.get(name).map(|value| validator.validate(value)) {
                 // Masked: an error message goes to logs, the value is somebody's.
@@ -173,8 +202,10 @@ impl Template {
             let value = values.get(name).or(default).ok_or_else(|| RenderError::Missing(name.clone()))?;
             context.insert(name.clone(), Value::from(minijinja::value::Serde(value)));
         }
+        context.entry(PROFILE.to_owned()).or_insert_with(|| profile(values));
         let context = Value::from_pairs(context);
-        let messages = self.roles.iter().enumerate().map(|(index, role)| {
+        let wanted = self.roles.iter().enumerate().filter(|(index, _)| wanted(*index));
+        let messages = wanted.map(|(index, role)| {
             let failed = |error: minijinja::Error| RenderError::Failed(place(&error));
             let template = self.environment.get_template(&format!("/{index}")).map_err(failed)?;
             let mut capped = Capped(Vec::new());
@@ -183,6 +214,54 @@ impl Template {
             Ok(Message { role: role.clone(), text })
         });
         messages.collect()
+    }
+}
+
+/// What is known of the user, among `values`.
+fn profile(values: &Variables) -> Value {
+    match values.get(PROFILE) {
+        Some(value @ serde_json::Value::Object(_)) => Value::from(minijinja::value::Serde(value)),
+        _ => Value::from_pairs(BTreeMap::<String, Value>::new()),
+    }
+}
+
+/// A condition of a rule: an expression over variables and profile, as templates write it.
+#[derive(Debug)]
+pub struct Condition(Environment<'static>);
+
+impl Condition {
+    const NAME: &'static str = "/when";
+
+    /// Compiles `expression`; what it names must be among `declared`, or be the profile.
+    pub fn compile(expression: &str, declared: &BTreeMap<String, Variable>) -> Result<Condition, TemplateError> {
+        let mut environment = Environment::new();
+        // What is not known of a user makes a condition false, not a request fail.
+        environment.set_undefined_behavior(UndefinedBehavior::Chainable);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(64);
+        let fault = |error: minijinja::Error| TemplateError::Syntax(place(&error));
+        // An expression alone: a template in it could do more than say yes or no.
+        environment.compile_expression(expression).map_err(fault)?;
+        let source = format!("{{% if {expression} %}}1{{% endif %}}");
+        environment.add_template_owned(Condition::NAME, source).map_err(fault)?;
+        let template = environment.get_template(Condition::NAME).map_err(fault)?;
+        let known = |name: &String| {
+            name == PROFILE || declared.contains_key(name) || environment.globals().any(|(global, _)| global == name)
+        };
+        if let Some(name) = template.undeclared_variables(false).into_iter().find(|name| !known(name)) {
+            return Err(TemplateError::Undeclared(name));
+        }
+        Ok(Condition(environment))
+    }
+
+    /// Whether it holds. What cannot be said, such as whether a text is larger than a number, does not.
+    pub fn holds(&self, values: &Variables) -> bool {
+        let Ok(template) = self.0.get_template(Condition::NAME) else { return false };
+        let mut context: BTreeMap<String, Value> =
+            values.iter().map(|(name, value)| (name.clone(), Value::from(minijinja::value::Serde(value)))).collect();
+        context.insert(PROFILE.to_owned(), profile(values));
+        let mut said = Capped(Vec::new());
+        template.render_captured_to(Value::from_pairs(context), &mut said).is_ok() && said.0 == b"1"
     }
 }
 
@@ -320,6 +399,38 @@ mod tests {
         assert_eq!(includes("{%- include \"a\" -%}{% from 'b' import x %}{% include 'a' %}").unwrap(), ["a", "b"]);
         assert!(matches!(includes("{% include name %}"), Err(TemplateError::Computed(_))));
         assert!(includes("{% include 'a' ~ b %}").is_err());
+    }
+
+    #[test]
+    fn the_profile_needs_no_declaration_and_conditions_ask_it() {
+        let values = |value: serde_json::Value| value.as_object().cloned().unwrap();
+        let with = values(json!({"profile": {"level": "beginner", "age": 17, "tags": ["a"]}, "lang": "de"}));
+        let text = "{{ profile.level | default('unknown') }}";
+        assert_eq!(render(text, json!(with.clone())).unwrap(), "beginner");
+        assert_eq!(render(text, json!({})).unwrap(), "unknown");
+        assert!(template(text).unwrap().variables().is_empty());
+        let declared = BTreeMap::from([("lang".to_owned(), Variable::default())]);
+        let holds =
+            |expression: &str, values: &Variables| Condition::compile(expression, &declared).unwrap().holds(values);
+        for expression in [
+            "profile.level == 'beginner' and lang == 'de'",
+            "profile.age < 18",
+            "'a' in profile.tags",
+            "profile.nothing.at.all is not defined",
+            "profile.level in ['beginner', 'learner']",
+        ] {
+            assert!(holds(expression, &with), "{expression}");
+        }
+        for expression in ["profile.level == 'beginner'", "profile.age < 18", "'a' in profile.tags", "profile.a.b > 3"]
+        {
+            assert!(!holds(expression, &Variables::new()), "{expression}");
+        }
+        assert!(
+            matches!(Condition::compile("other", &declared), Err(TemplateError::Undeclared(name)) if name == "other")
+        );
+        for wrong in ["", "a ==", "true %}{% for x in range(9) %}"] {
+            assert!(matches!(Condition::compile(wrong, &declared), Err(TemplateError::Syntax(_))), "{wrong}");
+        }
     }
 
     #[test]

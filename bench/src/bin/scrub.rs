@@ -4,10 +4,8 @@
 use clap::Parser;
 use regex::Regex;
 use serde_json::Value;
-use sluice_scrub::{Restorer, Rules, Series, Vault, find, warm};
-use sluice_wire::event::Chunk;
-use sluice_wire::json::decode;
-use sluice_wire::{Dialect, Envelope, Splices};
+use sluice_bench::chat::{self, Stream, pieces, repeated};
+use sluice_scrub::{Rules, find, warm};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -138,30 +136,6 @@ fn micros(work: impl FnOnce() -> usize) -> f64 {
 
 fn each(texts: &[String], count: impl Fn(&str) -> usize) -> usize {
     texts.iter().map(|text| count(black_box(text))).sum()
-}
-
-fn repeated(text: &str, size: usize) -> String {
-    let mut out = text.repeat(size / text.len().max(1) + 1);
-    let mut end = size;
-    while !out.is_char_boundary(end) {
-        end -= 1;
-    }
-    out.truncate(end);
-    out
-}
-
-fn pieces(text: &str, size: usize) -> Vec<String> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = size.min(rest.len());
-        while !rest.is_char_boundary(end) {
-            end -= 1;
-        }
-        pieces.push(rest[..end].to_owned());
-        rest = &rest[end..];
-    }
-    pieces
 }
 
 fn samples(flags: &Flags) -> Result<Vec<Sample>, Failure> {
@@ -299,24 +273,16 @@ fn package(python: Option<&Path>, texts: &[String]) -> Result<Option<f64>, Failu
     Ok(Some(String::from_utf8(output.stdout)?.trim().parse()?))
 }
 
-/// Bodies of chats: parsed, walked, scrubbed and put together again, as an edge does it.
+/// Bodies of chats.
 fn body(out: &mut String, rules: &Rules, text: &str) -> Result<bool, Failure> {
     let mut good = true;
     for (name, size, bar) in [("a chat body of 2 KB", 2 << 10, Some(15.0)), ("a chat body of 64 KB", 64 << 10, None)] {
-        let turns: Vec<Value> = pieces(&repeated(text, size - size / 10), 700)
-            .into_iter()
-            .enumerate()
-            .map(|(place, text)| {
-                let role = if place % 2 == 0 { "user" } else { "assistant" };
-                serde_json::json!({ "role": role, "content": text })
-            })
-            .collect();
-        let text = serde_json::json!({ "model": "m", "messages": turns, "temperature": 0.2 }).to_string();
+        let body = chat::body(size, text);
         let mut times: Vec<Duration> = (0..5_000)
             .map(|_| {
-                let copy = text.clone().into_bytes();
+                let copy = body.clone().into_bytes();
                 let begun = Instant::now();
-                black_box(scrub_body(copy, rules));
+                black_box(chat::scrubbed(copy, rules));
                 begun.elapsed()
             })
             .collect();
@@ -329,57 +295,28 @@ fn body(out: &mut String, rules: &Rules, text: &str) -> Result<bool, Failure> {
         writeln!(
             out,
             "\n{name} ({} bytes, some personal data): p50 {median:.1} µs, p99 {p99:.1} µs{told}",
-            text.len()
+            body.len()
         )?;
     }
     Ok(good)
 }
 
-fn scrub_body(body: Vec<u8>, rules: &Rules) -> String {
-    let Ok(envelope) = Envelope::parse(Dialect::Chat, body) else { return String::new() };
-    let texts = envelope.texts(&[]);
-    let mut vault = Vault::default();
-    let mut splices = Splices::default();
-    for span in &texts.spans {
-        let written = &envelope.text()[span.range.clone()];
-        if written.contains('\\') {
-            // Offsets of escaped text are the proxy's concern; the work is the same.
-            black_box(vault.scrub(&decode(written), rules, Series::Conversation).map_or(0, |edits| edits.len()));
-            continue;
-        }
-        for (range, placeholder) in vault.scrub(written, rules, Series::Conversation).unwrap_or_default() {
-            splices.replace(span.range.start + range.start..span.range.start + range.end, placeholder);
-        }
-    }
-    splices.apply(envelope.text())
-}
-
 /// Events of a stream without a placeholder, while the vault has some.
 fn restoring(out: &mut String, rules: &Rules) -> Result<bool, Failure> {
     const BAR: f64 = 1.0;
-    let mut vault = Vault::default();
-    let _ = vault.scrub("a@x.com +1 415-555-0132 4111 1111 1111 1111", rules, Series::Conversation);
-    let events: Vec<String> = (0..1_000)
-        .map(|number| format!("{{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word{number}\"}},\"finish_reason\":null}}]}}"))
-        .collect();
-    let mut best = f64::MAX;
+    const EVENTS: usize = 1_000;
+    let stream = Stream::of(EVENTS, rules);
     let mut held = false;
-    for _ in 0..ROUNDS * 10 {
-        let mut restorer = Restorer::text();
-        let mut shown = String::new();
-        best = best.min(micros(|| {
-            for event in &events {
-                let Some(chunk) = Chunk::read(Dialect::Chat, event) else { continue };
-                for delta in &chunk.deltas {
-                    shown.clear();
-                    restorer.push(&decode(&event[delta.range.clone()]), &vault, &mut shown);
-                    held |= restorer.holds();
-                }
-            }
-            shown.len()
-        }));
-    }
-    let each = best / events.len() as f64;
+    let best = (0..ROUNDS * 10)
+        .map(|_| {
+            micros(|| {
+                let (shown, holds) = stream.restore();
+                held |= holds;
+                shown
+            })
+        })
+        .fold(f64::MAX, f64::min);
+    let each = best / EVENTS as f64;
     let ok = each <= BAR && !held;
     writeln!(
         out,

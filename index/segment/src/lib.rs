@@ -17,9 +17,9 @@ pub use journal::{Feedback, JournalFile, Record, Run, journal_records};
 pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry};
 pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
-    ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptVersion,
-    ArchivedTenant, Arm, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, SealedSecret,
-    Tenant, Variable,
+    ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptMessage,
+    ArchivedPromptVersion, ArchivedTenant, Arm, Example, Experiment, Key, Partial, Prompt, PromptMessage,
+    PromptVersion, Registry, Rule, SealedSecret, Tenant, Tool, Variable,
 };
 
 pub use sealed::{fleet_public, seal, unseal};

@@ -71,6 +71,13 @@ pub struct Prompt {
 pub struct PromptVersion {
     pub number: u32,
     pub messages: Vec<PromptMessage>,
+    /// Plain texts for when it cannot be rendered.
+    pub fallback: Vec<PromptMessage>,
+    pub rules: Vec<Rule>,
+    pub examples: Vec<Example>,
+    pub most_examples: u32,
+    pub tools: Vec<Tool>,
+    pub most_tools: u32,
     pub variables: Vec<Variable>,
     pub partials: Vec<Partial>,
     /// A JSON object: members of the request that are used where the caller gives none.
@@ -81,6 +88,30 @@ pub struct PromptVersion {
 pub struct PromptMessage {
     pub role: String,
     pub template: String,
+}
+
+/// One more message for the users of whom `when` holds.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Rule {
+    /// JSON: a string is an expression, an object a filter.
+    pub when: String,
+    pub message: PromptMessage,
+}
+
+/// A question and its answer.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Example {
+    pub input: String,
+    pub output: String,
+}
+
+/// A tool that a prompt brings.
+#[derive(Archive, Serialize, Debug, PartialEq)]
+pub struct Tool {
+    pub name: String,
+    pub description: String,
+    /// A JSON Schema.
+    pub parameters: String,
 }
 
 /// A declared variable.
@@ -119,5 +150,5 @@ pub struct Arm {
 
 impl Archived for Registry {
     const KIND: [u8; 4] = *b"REGY";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 }

@@ -48,6 +48,17 @@ pub struct Additions {
     /// Retrieved text, as a user turn directly before the last one, which stays its place through that turn's tool
     /// loop.
     pub context: Option<String>,
+    /// Tools, before the client's own; one whose name the client uses itself is left out.
+    pub tools: Vec<Tool>,
+}
+
+/// A function that the model may call.
+#[derive(Clone, Debug)]
+pub struct Tool {
+    pub name: String,
+    pub description: String,
+    /// A JSON Schema.
+    pub parameters: String,
 }
 
 /// A checked request body. The text never changes; edits are collected in [`Splices`] and made once, at the end.
@@ -223,6 +234,15 @@ impl Envelope {
         self.text_of(self.last_user()?)
     }
 
+    /// The text of the user's first turn, parts joined by a line break: what the conversation began with, the same in
+    /// each of its requests.
+    pub fn first_user_text(&self) -> Option<String> {
+        if let Some(input) = self.input_string() {
+            return input.string().map(Cow::into_owned);
+        }
+        self.text_of(self.turns()?.children().find(|turn| self.is_user(*turn))?)
+    }
+
     /// The texts of the user's last `most` turns, in their order; what a tool answered is no turn of the user's.
     pub fn last_user_texts(&self, most: usize) -> Vec<String> {
         if most <= 1 || self.input_string().is_some() {
@@ -319,6 +339,7 @@ impl Envelope {
 
     /// Puts `additions` where the dialect wants them. `false` when the context has no place.
     pub fn add(&self, additions: &Additions, splices: &mut Splices) -> bool {
+        self.add_tools(&additions.tools, splices);
         let is_system = |role: &str| matches!(role, "system" | "developer");
         // Chat has a role for them; the others a member of its own.
         let (system, opening): (Vec<_>, Vec<_>) = match self.dialect {
@@ -361,6 +382,66 @@ impl Envelope {
         escape_into(text, &mut out);
         out.push_str(if self.dialect == Dialect::Gemini { "\"}]}" } else { "\"}" });
         out
+    }
+
+    /// Puts tools before the client's own.
+    fn add_tools(&self, tools: &[Tool], splices: &mut Splices) {
+        let member = self.root().get("tools");
+        let known: Vec<Cow<'_, str>> = member
+            .into_iter()
+            .flat_map(|tools| tools.children())
+            .flat_map(|tool| -> Vec<Value<'_>> {
+                match self.dialect {
+                    Dialect::Chat => tool.get("function").into_iter().collect(),
+                    Dialect::Gemini => {
+                        let declared = tool.get("functionDeclarations").or_else(|| tool.get("function_declarations"));
+                        declared.into_iter().flat_map(|declared| declared.children()).collect()
+                    }
+                    _ => vec![tool],
+                }
+            })
+            .filter_map(|function| function.get("name")?.string())
+            .collect();
+        let new = tools.iter().filter(|tool| !known.iter().any(|known| *known == tool.name));
+        let mut written: Vec<String> = new.map(|tool| self.tool(tool)).collect();
+        if written.is_empty() {
+            return;
+        }
+        if self.dialect == Dialect::Gemini {
+            written = vec![format!("{{\"functionDeclarations\":[{}]}}", written.join(","))];
+        }
+        let written = written.join(",");
+        match member.filter(|member| !member.is_null()) {
+            Some(list) if list.kind() == Kind::Array => {
+                let comma = if list.children().next().is_some() { "," } else { "" };
+                splices.insert(list.span().start + 1, written + comma);
+            }
+            // The provider says what is wrong with it.
+            Some(_) => {}
+            None => match member {
+                Some(null) => splices.replace(null.span(), format!("[{written}]")),
+                None => self.insert_member(&format!("\"tools\":[{written}]"), splices),
+            },
+        }
+    }
+
+    /// A tool in the dialect's form.
+    fn tool(&self, tool: &Tool) -> String {
+        let schema = match self.dialect {
+            Dialect::Messages => "input_schema",
+            _ => "parameters",
+        };
+        let mut out = String::from("\"name\":\"");
+        escape_into(&tool.name, &mut out);
+        out.push_str("\",\"description\":\"");
+        escape_into(&tool.description, &mut out);
+        out.push_str(&format!("\",\"{schema}\":{}", tool.parameters));
+        match self.dialect {
+            Dialect::Chat => format!("{{\"type\":\"function\",\"function\":{{{out}}}}}"),
+            // There a schema is strict unless it says otherwise.
+            Dialect::Responses => format!("{{\"type\":\"function\",{out},\"strict\":false}}"),
+            _ => format!("{{{out}}}"),
+        }
     }
 
     /// Puts text before the client's own system text.
@@ -604,7 +685,11 @@ mod tests {
         let mut splices = Splices::default();
         envelope.remove_steering(&mut splices);
         envelope.set_model("gpt", &mut splices);
-        let additions = Additions { prompt: vec![("system".into(), "P".into())], context: Some("C".to_owned()) };
+        let additions = Additions {
+            prompt: vec![("system".into(), "P".into())],
+            context: Some("C".to_owned()),
+            ..Additions::default()
+        };
         assert!(envelope.add(&additions, &mut splices));
         let sent = splices.apply(envelope.text());
         assert_eq!(
@@ -621,6 +706,7 @@ mod tests {
         let additions = Additions {
             prompt: vec![("system".into(), "P".into()), ("user".into(), "U".into()), ("assistant".into(), "A".into())],
             context: Some("C".to_owned()),
+            ..Additions::default()
         };
         for (dialect, body, sent) in [
             (
@@ -660,6 +746,76 @@ mod tests {
             assert_eq!(splices.apply(envelope.text()), sent);
             assert_eq!(envelope.last_user_text().unwrap(), "a");
         }
+    }
+
+    #[test]
+    fn tools_stand_before_the_clients_own_in_each_dialect() {
+        let tool = |name: &str| Tool {
+            name: name.to_owned(),
+            description: "say \"hi\"".to_owned(),
+            parameters: r#"{"type":"object"}"#.to_owned(),
+        };
+        let additions = Additions { tools: vec![tool("a"), tool("b")], ..Additions::default() };
+        let a = r#""name":"a","description":"say \"hi\"","parameters":{"type":"object"}"#;
+        let messages = a.replace("parameters", "input_schema");
+        for (dialect, body, sent) in [
+            (
+                Dialect::Chat,
+                r#"{"tools":[{"type":"function","function":{"name":"b"}}],"messages":[{}]}"#,
+                format!(
+                    r#"{{"tools":[{{"type":"function","function":{{{a}}}}},{{"type":"function","function":{{"name":"b"}}}}],"messages":[{{}}]}}"#
+                ),
+            ),
+            (
+                Dialect::Responses,
+                r#"{"input":"x","tools":[{"type":"web_search"},{"type":"function","name":"b"}]}"#,
+                format!(
+                    r#"{{"input":"x","tools":[{{"type":"function",{a},"strict":false}},{{"type":"web_search"}},{{"type":"function","name":"b"}}]}}"#
+                ),
+            ),
+            (
+                Dialect::Messages,
+                r#"{"messages":[],"tools":[{"name":"b"}]}"#,
+                format!(r#"{{"messages":[],"tools":[{{{messages}}},{{"name":"b"}}]}}"#),
+            ),
+            (
+                Dialect::Gemini,
+                r#"{"contents":[],"tools":[{"functionDeclarations":[{"name":"b"}]}]}"#,
+                format!(
+                    r#"{{"contents":[],"tools":[{{"functionDeclarations":[{{{a}}}]}},{{"functionDeclarations":[{{"name":"b"}}]}}]}}"#
+                ),
+            ),
+        ] {
+            let envelope = Envelope::parse(dialect, body.as_bytes().to_vec()).unwrap();
+            let mut splices = Splices::default();
+            envelope.add(&additions, &mut splices);
+            assert_eq!(splices.apply(envelope.text()), sent);
+            // Without tools of its own the request gets both.
+            for without in [
+                r#"{"contents":[],"messages":[],"input":[]}"#,
+                r#"{"tools":null,"contents":[],"messages":[],"input":[]}"#,
+            ] {
+                let envelope = Envelope::parse(dialect, without.as_bytes().to_vec()).unwrap();
+                let mut splices = Splices::default();
+                envelope.add(&additions, &mut splices);
+                let sent: serde_json::Value = serde_json::from_str(&splices.apply(envelope.text())).unwrap();
+                let count = if dialect == Dialect::Gemini { 1 } else { 2 };
+                assert_eq!(sent["tools"].as_array().unwrap().len(), count, "{dialect:?} {sent}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_conversation_begins_with_its_first_user_turn() {
+        let first = |dialect, body: &str| Envelope::parse(dialect, body.as_bytes().to_vec()).unwrap().first_user_text();
+        let chat = r#"{"messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"x"},{"role":"user","content":"b"}]}"#;
+        assert_eq!(first(Dialect::Chat, chat).unwrap(), "a");
+        assert_eq!(first(Dialect::Responses, r#"{"input":"a"}"#).unwrap(), "a");
+        assert_eq!(
+            first(Dialect::Gemini, r#"{"contents":[{"parts":[{"text":"a"}]},{"role":"model","parts":[]}]}"#).unwrap(),
+            "a"
+        );
+        assert_eq!(first(Dialect::Chat, r#"{"messages":[]}"#), None);
     }
 
     #[test]

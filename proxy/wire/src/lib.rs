@@ -16,7 +16,7 @@ pub mod sse;
 pub mod translate;
 
 pub use dialect::{Dialect, Family, gemini_model};
-pub use envelope::{Additions, Envelope, EnvelopeError, Exchange, TextSpan, Texts};
+pub use envelope::{Additions, Envelope, EnvelopeError, Exchange, TextSpan, Texts, Tool};
 pub use failure::{Failure, kind_of_status};
 pub use nested::NestedText;
 pub use splice::Splices;
