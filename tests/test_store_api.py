@@ -413,6 +413,7 @@ CALLS = {
     ("delete", "/api/v1/collections/{collection}/documents/delete"): ("write", None),
     ("put", "/api/v1/settings/{name}"): ("write", {"value": {}}),
     ("delete", "/api/v1/settings/{name}"): ("write", None),
+    ("put", "/api/v1/collections/{collection}/model"): ("write", {"model": None}),
     ("post", "/api/v1/collections/{collection}/documents"): ("write", {"documents": []}),
     ("post", "/api/v1/collections/{collection}/documents/delete"): ("write", {"ids": []}),
     ("delete", "/api/v1/collections/{collection}/documents/{document}"): ("write", None),

@@ -117,7 +117,7 @@ impl Ingest {
             })?;
         bar.finish_and_clear();
         let collections = store.collections().await?;
-        let chunks = collections.iter().find(|(name, ..)| *name == self.collection).map_or(0, |(.., chunks)| *chunks);
+        let chunks = collections.iter().find(|one| one.name == self.collection).map_or(0, |one| one.chunks);
         if self.json {
             println!(
                 "{}",

@@ -3,6 +3,7 @@
 mod admin;
 mod bench;
 mod check;
+mod collection;
 mod edge;
 mod experiment;
 mod forget;
@@ -85,6 +86,9 @@ enum Command {
     Operator(operate::Operator),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
+    /// Look at collections, and say which model their vectors come from.
+    #[command(subcommand)]
+    Collection(collection::Collection),
     /// Take documents out of a collection.
     Forget(forget::Forget),
     /// Write a signed snapshot of the store for the edges.
@@ -143,6 +147,7 @@ fn main() -> ExitCode {
         Command::Secret(command) => block_on(command.run(context)),
         Command::Operator(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
+        Command::Collection(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),
         Command::Search(command) => block_on(command.run(context)),

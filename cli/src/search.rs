@@ -103,6 +103,9 @@ impl Search {
         let query = Query::new(scope, &names, text).with_ranking(ranking);
         let query = query.with_filter(self.filter.clone().unwrap_or_default());
         let hits = snapshot.library.search(&query, snapshot.embedder);
+        if let Some(reason) = hits.degraded {
+            eprintln!("sluice: the search is not whole: {reason}");
+        }
         let mut seen = HashSet::new();
         let documents = hits.hits.into_iter().filter_map(|hit| Some((hit.passage()?.document.to_owned(), hit)));
         documents.filter(|(document, _)| seen.insert(document.clone())).take(self.k as usize).collect()

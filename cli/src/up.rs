@@ -3,8 +3,10 @@
 use crate::edge::{Edge, control_runtime, load};
 use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use sluice_policies::grant::Assert;
+use sluice_proxy::Embedders;
 use sluice_store::{Content, Deploy, Identity, Kind, NewKey, PromptContent, Source, Store, Tenancy};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -49,6 +51,9 @@ impl Up {
             let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
             store.publish(Arc::clone(&location)).await?;
             tokio::spawn(publish_changes(store.clone(), Arc::clone(&location)));
+            if !config.embedders.is_empty() {
+                tokio::spawn(keep_embedded(store.clone(), Arc::new(Embedders::of(&config, &Embedders::default())?)));
+            }
             let api = sluice_store::router(store, context.tenant.clone(), location, &ASSERTS);
             Ok::<_, Box<dyn std::error::Error>>(api)
         })?;
@@ -56,6 +61,8 @@ impl Up {
     }
 }
 
+/// How often the store is asked for texts without vectors.
+const EMBED_POLL: Duration = Duration::from_millis(500);
 /// How often small segments are joined and objects that nobody needs are removed.
 const COMPACT_PERIOD: Duration = Duration::from_secs(2);
 const SWEEP_PERIOD: Duration = Duration::from_secs(600);
@@ -80,6 +87,27 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
             }
         }
         tokio::time::sleep(PUBLISH_POLL).await;
+    }
+}
+
+/// Has providers make the vectors that collections wait for.
+async fn keep_embedded(store: Store, embedders: Arc<Embedders>) {
+    let embed = |name: String, dimensions, texts| -> BoxFuture<'static, _> {
+        let embedders = Arc::clone(&embedders);
+        Box::pin(async move { embedders.documents(&name, dimensions, texts).await })
+    };
+    loop {
+        match store.embed_pending(&embed).await {
+            Ok(0) => tokio::time::sleep(EMBED_POLL).await,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "documents wait for their vectors; they are found by their words"
+                );
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
     }
 }
 

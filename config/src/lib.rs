@@ -40,9 +40,23 @@ pub struct Config {
     pub limits: Limits,
     /// By name, as `[providers.NAME]`.
     pub providers: BTreeMap<String, Provider>,
+    /// By name, as `[embedders.NAME]`: models that collections may have their vectors from.
+    pub embedders: BTreeMap<String, Embedder>,
     /// By name, as `[routes.NAME]`; the name is what a client gives as `model`. [`WILDCARD`] serves every model
     /// that no route names, and every `/v1` path that names no model.
     pub routes: BTreeMap<String, Route>,
+}
+
+/// An embedding model behind a provider's `/embeddings`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedder {
+    /// Of kind `openai` (checked).
+    pub provider: String,
+    pub model: String,
+    /// How many numbers a vector has.
+    pub dimensions: usize,
+    /// How long a question waits for its vector; then it is asked without.
+    pub timeout: Duration,
 }
 
 /// The route that serves what no other route names.

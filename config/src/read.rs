@@ -8,6 +8,7 @@ mod address;
 mod api_key;
 mod base_url;
 mod cors_origin;
+mod embedder;
 mod provider;
 mod route;
 mod scrub;
@@ -75,13 +76,19 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
         let table = root.entry("providers", named, schema::PROVIDER);
         providers.extend(provider::read(table, environment).map(|provider| (named.name.to_owned(), provider)));
     }
+    let mut embedders = BTreeMap::new();
+    for named in &root.named("embedders") {
+        let table = root.entry("embedders", named, schema::EMBEDDER);
+        let embedder = embedder::read(table, &names.providers, &providers);
+        embedders.extend(embedder.map(|embedder| (named.name.to_owned(), embedder)));
+    }
     let mut routes = BTreeMap::new();
     for named in &named_routes {
         route::check_name(&mut root, named);
         let table = root.entry("routes", named, schema::ROUTE);
         routes.extend(route::read(table, named.name, &mut names).map(|route| (named.name.to_owned(), route)));
     }
-    Config { server, log, snapshot, recall, limits, providers, routes }
+    Config { server, log, snapshot, recall, limits, providers, embedders, routes }
 }
 
 fn log(mut table: Table<'_, '_, '_>) -> Log {

@@ -4,7 +4,7 @@
 //! for a misspelled key, the hint for a key in the wrong table, and the decision which part of a broken line is
 //! harmless enough to be quoted.
 
-pub(crate) const ROOT: &[&str] = &["server", "log", "snapshot", "recall", "limits", "providers", "routes"];
+pub(crate) const ROOT: &[&str] = &["server", "log", "snapshot", "recall", "limits", "providers", "embedders", "routes"];
 
 pub(crate) const SERVER: &[&str] = &[
     "listen",
@@ -54,6 +54,8 @@ pub(crate) const PROVIDER: &[&str] = &[
     "retry_budget_percent",
     "stream_usage",
 ];
+
+pub(crate) const EMBEDDER: &[&str] = &["provider", "model", "dimensions", "timeout_milliseconds"];
 
 pub(crate) const ROUTE: &[&str] = &[
     "provider",
@@ -110,6 +112,7 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("recall", RECALL),
     ("limits", LIMITS),
     ("providers.NAME", PROVIDER),
+    ("embedders.NAME", EMBEDDER),
     ("routes.NAME", ROUTE),
     ("routes.NAME.targets", TARGET),
     ("routes.NAME.fallbacks", FALLBACK),

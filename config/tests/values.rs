@@ -56,6 +56,7 @@ fn defaults() -> Config {
         },
         limits: Limits { requests_per_minute: 600 },
         providers: BTreeMap::new(),
+        embedders: BTreeMap::new(),
         routes: BTreeMap::new(),
     }
 }

@@ -4,7 +4,7 @@ use crate::assemble::source;
 use crate::payload::Gatherer;
 use crate::segment::{COLUMNS, PASSAGES, VECTORS, schema};
 use sluice_segment::{Passage, PassageWriter, encode};
-use sluice_text::{ANALYSER_ID, Embedder, count_tokens, print, searchable};
+use sluice_text::{ANALYSER_ID, Model, count_tokens, print, searchable};
 use std::path::{Path, PathBuf};
 use tantivy::directory::MmapDirectory;
 use tantivy::indexer::SingleSegmentIndexWriter;
@@ -32,9 +32,9 @@ pub type SegmentFiles = Vec<String>;
 const BUILD_MEMORY: usize = 256 << 20;
 
 /// Writes a segment passage by passage, in memory that grows with the vectors and the lexical index alone.
-pub struct SegmentWriter<'e> {
+pub struct SegmentWriter {
     folder: PathBuf,
-    embedder: &'e Embedder,
+    model: Model,
     passages: PassageWriter,
     lexical: SingleSegmentIndexWriter,
     text: Field,
@@ -43,19 +43,19 @@ pub struct SegmentWriter<'e> {
     count: u32,
 }
 
-impl<'e> SegmentWriter<'e> {
-    /// Begins a segment in the empty folder `folder`.
-    pub fn create(folder: &Path, embedder: &'e Embedder) -> Result<SegmentWriter<'e>, BuildError> {
+impl SegmentWriter {
+    /// Begins a segment in the empty folder `folder` whose vectors are of `model`.
+    pub fn create(folder: &Path, model: Model) -> Result<SegmentWriter, BuildError> {
         let (schema, text) = schema();
         let directory = MmapDirectory::open(folder).map_err(tantivy::TantivyError::from)?;
         let lexical = Index::builder()
             .schema(schema)
             .tokenizers(crate::segment::tokenizers())
             .single_segment_index_writer(directory, BUILD_MEMORY)?;
-        let vectors = usearch::Index::new(&vector_options(embedder.dimensions())).map_err(vectors)?;
+        let vectors = usearch::Index::new(&vector_options(model.dimensions)).map_err(vectors)?;
         Ok(SegmentWriter {
             folder: folder.to_owned(),
-            embedder,
+            model,
             passages: PassageWriter::create(&folder.join(PASSAGES))?,
             lexical,
             text,
@@ -96,7 +96,7 @@ impl<'e> SegmentWriter<'e> {
     /// Writes what is left.
     pub fn finish(self) -> Result<SegmentFiles, BuildError> {
         let folder = self.folder;
-        self.passages.finish(ANALYSER_ID, self.embedder.id(), self.embedder.dimensions())?;
+        self.passages.finish(ANALYSER_ID, &self.model.id, self.model.dimensions)?;
         self.lexical.finalize()?;
         // The edge opens the index read-only, so the writer's bookkeeping stays behind.
         for name in [".managed.json", ".tantivy-meta.lock", ".tantivy-writer.lock"] {

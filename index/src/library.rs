@@ -3,6 +3,7 @@
 use crate::bits::Bits;
 use crate::filter::Filter;
 use crate::segment::{Allowed, Segment};
+use sluice_text::Model;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -163,6 +164,20 @@ impl Library {
 
     fn private_of(&self, scope: Scope, name: &str) -> Option<&Collection> {
         self.private.get(&(scope.tenant, name.to_owned()))
+    }
+
+    /// The models of these collections' vectors, each once, but for the one with the id `but`.
+    pub fn models(&self, scope: Scope, names: &[String], but: &str) -> Vec<&Model> {
+        let mut models: Vec<&Model> = Vec::new();
+        for name in names {
+            let collections = self.collection(scope, name).into_iter().chain(self.private_of(scope, name));
+            for model in collections.flat_map(Collection::parts).map(|part| part.segment.model()) {
+                if model.id != but && !models.contains(&model) {
+                    models.push(model);
+                }
+            }
+        }
+        models
     }
 
     /// Whether the scope has no collection of that name.

@@ -88,15 +88,21 @@ pub struct Query<'q> {
     text: &'q str,
     ranking: Ranking,
     filter: Filter,
+    vectors: &'q [(String, Vec<f32>)],
 }
 
 impl<'q> Query<'q> {
     pub fn new(scope: Scope, collections: &'q [String], text: &'q str) -> Query<'q> {
-        Query { scope, collections, text, ranking: Ranking::default(), filter: Filter::default() }
+        Query { scope, collections, text, ranking: Ranking::default(), filter: Filter::default(), vectors: &[] }
     }
 
     pub fn with_ranking(self, ranking: Ranking) -> Query<'q> {
         Query { ranking, ..self }
+    }
+
+    /// The vectors of the text by other models than the one in the program, by their ids.
+    pub fn with_vectors(self, vectors: &'q [(String, Vec<f32>)]) -> Query<'q> {
+        Query { vectors, ..self }
     }
 
     pub fn with_filter(self, filter: Filter) -> Query<'q> {
@@ -232,11 +238,21 @@ impl Library {
                 Err(_) => degraded = Some("lexical_failed"),
             }
         }
-        let vector = if query.ranking.vector_weight > 0.0 { embedder.embed(query.text) } else { None };
-        if let Some(vector) = vector {
+        if query.ranking.vector_weight > 0.0 {
             let mut nearest = Top::of(depth);
+            let mut own: Option<Option<Vec<f32>>> = None;
             for (index, asked) in parts.iter().enumerate() {
-                match asked.part.segment.nearest(&vector, depth, &asked.allowed) {
+                let model = asked.part.segment.model();
+                let vector = match model.id == embedder.id() {
+                    true => own.get_or_insert_with(|| embedder.embed(query.text)).as_ref(),
+                    false => {
+                        let given = query.vectors.iter().find(|(id, _)| *id == model.id).map(|(_, vector)| vector);
+                        degraded = degraded.or(given.is_none().then_some("vector_missing"));
+                        given
+                    }
+                };
+                let Some(vector) = vector.filter(|vector| vector.len() == model.dimensions) else { continue };
+                match asked.part.segment.nearest(vector, depth, &asked.allowed) {
                     Ok(found) => found.into_iter().for_each(|(number, cosine)| nearest.offer(cosine, index, number)),
                     Err(_) => degraded = Some("vectors_failed"),
                 }

@@ -6,7 +6,7 @@ use crate::filter::Filter;
 use crate::top::Top;
 use parking::Gate;
 use sluice_segment::{Columns, FormatError, Mapped, Passage, PassageTable};
-use sluice_text::{ANALYSER_ID, Embedder, analyser};
+use sluice_text::{ANALYSER_ID, Embedder, Model, analyser};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tantivy::directory::MmapDirectory;
@@ -48,6 +48,7 @@ pub enum OpenError {
 /// An immutable part of a collection, memory-mapped.
 pub struct Segment {
     id: String,
+    model: Model,
     passages: PassageTable,
     columns: Option<Mapped<Columns>>,
     searcher: Searcher,
@@ -90,23 +91,21 @@ pub(crate) fn tokenizers() -> TokenizerManager {
 }
 
 impl Segment {
-    /// Maps the segment in `folder`, checks that its parts belong together and were built by this program's models,
-    /// and runs a first query, so that the first request does not pay for page faults.
+    /// Maps the segment in `folder`, checks that its parts belong together and were built by this program's analyser,
+    /// and runs a first query, so that the first request does not pay for page faults. Its vectors may be of another
+    /// model than `embedder`; they are then searched by who brings a vector of that model.
     pub fn open(folder: &Path, id: &str, embedder: &Embedder) -> Result<Segment, OpenError> {
         let passages = PassageTable::open(&folder.join(PASSAGES))?;
         let about = passages.about();
-        for (what, found, known) in
-            [("analyser", about.analyser.as_str(), ANALYSER_ID), ("embedder", about.embedder.as_str(), embedder.id())]
-        {
-            if found != known {
-                return Err(OpenError::Foreign {
-                    path: folder.to_owned(),
-                    what,
-                    found: found.to_owned(),
-                    known: known.to_owned(),
-                });
-            }
+        if about.analyser != ANALYSER_ID {
+            return Err(OpenError::Foreign {
+                path: folder.to_owned(),
+                what: "analyser",
+                found: about.analyser.clone(),
+                known: ANALYSER_ID.to_owned(),
+            });
         }
+        let model = Model { id: about.embedder.clone(), dimensions: about.dimensions as usize };
         let lexical = |source| OpenError::Lexical { path: folder.to_owned(), source };
         let directory = MmapDirectory::open(folder).map_err(|error| lexical(error.into()))?;
         let mut index = Index::open(directory).map_err(lexical)?;
@@ -124,15 +123,16 @@ impl Segment {
         let path = folder.join(VECTORS);
         let failed = |reason: String| OpenError::Vectors { path: path.clone(), reason };
         let vectors =
-            usearch::Index::new(&vector_options(embedder.dimensions())).map_err(|error| failed(error.to_string()))?;
+            usearch::Index::new(&vector_options(model.dimensions)).map_err(|error| failed(error.to_string()))?;
         vectors.view(&path.to_string_lossy()).map_err(|error| failed(error.to_string()))?;
-        if vectors.dimensions() != embedder.dimensions() {
+        if vectors.dimensions() != model.dimensions {
             return Err(failed(format!("{} dimensions", vectors.dimensions())));
         }
         vectors.change_expansion_search(EXPANSION);
         let columns = folder.join(COLUMNS);
         let segment = Segment {
             id: id.to_owned(),
+            model,
             columns: if columns.exists() { Some(Mapped::open(&columns)?) } else { None },
             passages,
             searcher,
@@ -151,13 +151,20 @@ impl Segment {
         let text: String = first.text.chars().take(200).collect();
         let terms = self.terms(&sluice_text::QueryAnalyser::new().terms(&text));
         let _ = self.lexical(&terms, &self.searcher, &Allowed::All, 0, &mut Top::of(10));
-        if let Some(vector) = embedder.embed(&text) {
+        if self.model.id == embedder.id()
+            && let Some(vector) = embedder.embed(&text)
+        {
             let _ = self.nearest(&vector, 10, &Allowed::All);
         }
     }
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// What its vectors come from.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
     /// How many passages it holds.

@@ -17,7 +17,7 @@ fn passage<'t>(sequence: u64, document: &'t str, title: &'t str, text: &'t str, 
 fn segment<'t>(passages: impl IntoIterator<Item = Passage<'t>>) -> (tempfile::TempDir, Arc<Segment>) {
     let embedder = Embedder::shipped().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let mut writer = SegmentWriter::create(folder.path(), embedder).unwrap();
+    let mut writer = SegmentWriter::create(folder.path(), embedder.model()).unwrap();
     for passage in passages {
         let vector = embedder.embed(&sluice_text::searchable(passage.title, "", passage.text));
         writer.push(&passage, vector.as_deref()).unwrap();

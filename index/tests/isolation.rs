@@ -83,7 +83,7 @@ impl Shelf {
         }
         let embedder = Embedder::shipped().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = SegmentWriter::create(folder.path(), embedder).unwrap();
+        let mut writer = SegmentWriter::create(folder.path(), embedder.model()).unwrap();
         for ((owner, document), (sequence, text)) in rows {
             let mut payload = serde_json::json!({ "part": document % 3 });
             if *owner > 0 {

@@ -120,7 +120,7 @@ async fn journey(
         return Ok(After::Broken);
     }
 
-    let recalled = recall(fit(adapt(plan), live), live);
+    let recalled = recall(fit(adapt(plan), live), live).await;
     tally.done(Step::Recall);
 
     let composed = compose(recalled)?;

@@ -38,6 +38,7 @@ mod settle;
 // What it stands on.
 mod certificate;
 mod cors;
+mod embedders;
 mod feedback;
 mod head;
 mod live;
@@ -50,6 +51,7 @@ mod upstreams;
 mod websocket;
 mod window;
 
+pub use embedders::{EmbedderError, Embedders};
 pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;
 pub use server::{ServeError, serve};

@@ -3,6 +3,7 @@
 //! A [`Prepared`] is made aside, and everything that can fail happens there. Swapping it in cannot fail, and an
 //! exchange keeps the one that it began with to its end.
 
+use crate::embedders::{EmbedderError, Embedders};
 use crate::metrics::{Metrics, RouteMeters};
 use crate::prompt::{DEFAULT, PromptEntry};
 use crate::upstreams::{Provider as UpstreamProvider, States, Target};
@@ -73,6 +74,7 @@ pub struct Prepared {
     /// Providers' credentials of tenants, by name, with their origins.
     secrets: HashMap<([u8; 16], String), (String, Secret)>,
     built_in_prompt: PromptEntry,
+    pub(crate) embedders: Arc<Embedders>,
     pub(crate) providers: Vec<Arc<UpstreamProvider>>,
     /// By name and by alias.
     pub(crate) routes: HashMap<String, Arc<RouteEntry>>,
@@ -115,6 +117,8 @@ pub enum PrepareError {
     NoAddress { provider: String, host: String },
     #[error("provider `{provider}`: cannot use the certificates in `{file}`: {reason}")]
     Certificates { provider: String, file: String, reason: String },
+    #[error(transparent)]
+    Embedder(#[from] EmbedderError),
     #[error("provider `{0}` is built in, and the built-in provider is not running here")]
     NoMock(String),
 }
@@ -268,6 +272,7 @@ impl Prepared {
         states: &States,
         fleet_key: Option<&[u8; 32]>,
     ) -> Result<Prepared, PrepareError> {
+        let embedders = states.embedders(&config)?;
         let mut providers = BTreeMap::new();
         for (name, provider) in &config.providers {
             providers.insert(name.clone(), Arc::new(UpstreamProvider::new(name, provider, mock, states).await?));
@@ -345,6 +350,7 @@ impl Prepared {
             default_prompts,
             secrets,
             built_in_prompt,
+            embedders,
             providers,
             routes,
             prefixes,

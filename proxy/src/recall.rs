@@ -27,7 +27,7 @@ const MAX_PASSAGES: usize = 12;
 const BUCKET_MICROSECONDS: i64 = 300_000_000;
 
 /// Searches the plan's collections with the last user turn. It never fails the request: what is missing is said.
-pub fn recall(plan: Plan, live: &Live) -> Recalled {
+pub async fn recall(plan: Plan, live: &Live) -> Recalled {
     if plan.collections.is_empty() {
         return Recalled { plan, context: None };
     }
@@ -55,17 +55,36 @@ pub fn recall(plan: Plan, live: &Live) -> Recalled {
     let bucket = now_microseconds() / BUCKET_MICROSECONDS;
     let ranking = plan.route.ranking((bucket * BUCKET_MICROSECONDS) as f64 / 1e6);
     let key = cache_key(&plan, &ranking, bucket, scope, snapshot, &query, &live.cache_key);
-    let entry = live.recalled.entry(key).or_insert_with(|| {
-        let asked = Query::new(scope, &plan.collections, &query).with_ranking(ranking).with_filter(plan.filter.clone());
+    let search = |vectors: &[(String, Vec<f32>)]| {
+        let asked = Query::new(scope, &plan.collections, &query)
+            .with_ranking(ranking.clone())
+            .with_filter(plan.filter.clone())
+            .with_vectors(vectors);
         let hits = snapshot.library.search(&asked, snapshot.embedder);
         Arc::new(assemble(&hits.hits, plan.context_tokens, MAX_PASSAGES))
-    });
-    let hit = !entry.is_fresh();
+    };
+    let models = snapshot.library.models(scope, &plan.collections, snapshot.embedder.id());
+    let (block, hit, unembedded) = if models.is_empty() || ranking.vector_weight == 0.0 {
+        let entry = live.recalled.entry(key).or_insert_with(|| search(&[]));
+        let hit = !entry.is_fresh();
+        (entry.into_value(), hit, None)
+    } else if let Some(block) = live.recalled.get(&key) {
+        (block, true, None)
+    } else {
+        let embedders = &plan.admitted.principal.prepared.embedders;
+        let (vectors, missing) = embedders.question(&models, &query, &plan.route.scrub, &live.cache_key).await;
+        let block = search(&vectors);
+        // What was found without a vector is good for this request, and the next one tries again.
+        if missing.is_none() {
+            live.recalled.insert(key, Arc::clone(&block));
+        }
+        (block, false, missing)
+    };
     live.metrics.recall(hit);
     let context = Context {
-        block: entry.into_value(),
+        block,
         cache: if hit { "hit" } else { "miss" },
-        degraded: missing.then_some("collection_missing"),
+        degraded: missing.then_some("collection_missing").or(unembedded),
     };
     Recalled { plan, context: Some(context) }
 }

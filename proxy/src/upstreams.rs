@@ -3,6 +3,7 @@
 //! What is learnt of them (addresses, health, speed, budgets) outlives configurations: it lives in [`States`], and each
 //! configuration's [`Provider`]s and [`Target`]s point to it.
 
+use crate::embedders::{EmbedderError, Embedders};
 use crate::live::{PrepareError, Prepared};
 use crate::metrics::{Metrics, TargetMeters};
 use crate::refuse::{ErrorCode, Refusal};
@@ -16,7 +17,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use sluice_config::{BaseUrl, Provider as ProviderConfig, ProviderKind};
+use sluice_config::{BaseUrl, Config, Provider as ProviderConfig, ProviderKind};
 use sluice_policies::limits::Moment;
 use sluice_policies::upstream::{Breaker, BreakerPolicy, Budget, Latency};
 use sluice_wire::Family;
@@ -30,8 +31,18 @@ use std::time::{Duration, Instant};
 /// What is known of every provider and target, by name; kept for as long as the process runs.
 #[derive(Default)]
 pub struct States {
+    embedders: Mutex<Arc<Embedders>>,
     providers: Mutex<HashMap<(String, String, u16), Arc<ProviderState>>>,
     targets: Mutex<HashMap<(String, String), Arc<TargetState>>>,
+}
+
+impl States {
+    /// The embedding models of `config`, with the connections of those that were there before.
+    pub fn embedders(&self, config: &Config) -> Result<Arc<Embedders>, EmbedderError> {
+        let mut known = self.embedders.lock();
+        *known = Arc::new(Embedders::of(config, &known)?);
+        Ok(Arc::clone(&known))
+    }
 }
 
 /// What is known of a provider.

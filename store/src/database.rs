@@ -37,17 +37,19 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 4] = [
+const SQLITE: [&str; 5] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
     include_str!("../migrations/sqlite/0004_cost.sql"),
+    include_str!("../migrations/sqlite/0005_embedders.sql"),
 ];
-const POSTGRES: [&str; 4] = [
+const POSTGRES: [&str; 5] = [
     "",
     "",
     include_str!("../migrations/postgres/0003_first.sql"),
     include_str!("../migrations/postgres/0004_cost.sql"),
+    include_str!("../migrations/postgres/0005_embedders.sql"),
 ];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.

@@ -4,11 +4,12 @@
 //! is missing. A document whose content did not change costs one look-up.
 
 use crate::database::Work;
+use crate::embedding::bytes_of;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde_json::json;
 use sluice_index::{PRIVATE, SubjectMark};
 use sluice_segment::ObjectHash;
-use sluice_text::{Embedder, chunk, searchable};
+use sluice_text::{Chunk, Embedder, Model, chunk, searchable, unit};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -34,6 +35,8 @@ pub struct Document {
     pub payload: String,
     /// Whose alone it is; `None` for what the whole tenant shares.
     pub subject: Option<String>,
+    /// Its vector by the collection's model; the text is not cut then.
+    pub vector: Option<Vec<f32>>,
 }
 
 /// What an ingestion did.
@@ -47,6 +50,29 @@ pub struct IngestSummary {
     pub unchanged: u64,
     /// Chunks not stored again because another document of the collection holds the same text.
     pub duplicate_chunks: u64,
+}
+
+/// What a collection holds.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, utoipa::ToSchema)]
+pub struct CollectionSize {
+    pub name: String,
+    pub documents: i64,
+    pub chunks: i64,
+    /// Documents that belong to single subjects.
+    pub private_documents: i64,
+    /// What its vectors come from; left out for the model in the program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<CollectionModel>,
+    /// Chunks that wait for a vector of that model.
+    pub unembedded_chunks: i64,
+}
+
+/// A provider's embedding model.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct CollectionModel {
+    pub model: String,
+    /// How many numbers a vector has.
+    pub dimensions: usize,
 }
 
 /// A file that cannot be read as documents.
@@ -151,7 +177,8 @@ fn whole_file(path: &Path, name: &str) -> Result<(Document, u64), ReadError> {
     let title = heading
         .map(str::to_owned)
         .unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
-    Ok((Document { id: name.to_owned(), title, text, payload: String::new(), subject: None }, bytes))
+    let id = name.to_owned();
+    Ok((Document { id, title, text, payload: String::new(), subject: None, vector: None }, bytes))
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), ReadError>> + use<>, ReadError> {
@@ -219,6 +246,16 @@ impl Document {
             }
             Some(_) => return Err(format!("`subject` must be a string of 1 to {MAX_SUBJECT} bytes")),
         };
+        let vector = match value.get("vector") {
+            None | Some(serde_json::Value::Null) => None,
+            Some(serde_json::Value::Array(numbers)) => {
+                let numbers: Option<Vec<f32>> =
+                    numbers.iter().map(|number| number.as_f64().map(|number| number as f32)).collect();
+                let vector = numbers.ok_or("`vector` must be an array of numbers")?;
+                Some(unit(vector).ok_or("`vector` has no direction: its numbers are all 0, or too large")?)
+            }
+            Some(_) => return Err("`vector` must be an array of numbers".to_owned()),
+        };
         if payload.len() > MAX_PAYLOAD {
             return Err(format!("`payload` is larger than {} KiB", MAX_PAYLOAD >> 10));
         }
@@ -231,6 +268,7 @@ impl Document {
             text: text("text").ok_or("there is no `text`")?,
             payload,
             subject,
+            vector,
         })
     }
 }
@@ -238,6 +276,8 @@ impl Document {
 struct Prepared {
     document: Document,
     hash: Vec<u8>,
+    /// Whether its chunks have the vectors that they can have.
+    is_embedded: bool,
     chunks: Vec<(sluice_text::Chunk, Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -250,7 +290,9 @@ impl Tenancy {
         mut progress: impl FnMut(u64, u64),
     ) -> Result<IngestSummary, IngestError> {
         check_name("collection", collection)?;
-        let embedder = Embedder::shipped().map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let model = self.model(collection).await?;
+        let shipped = Embedder::shipped().map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let embedder = Some(shipped).filter(|shipped| shipped.id() == model.id);
         let mut summary = IngestSummary::default();
         let names = [collection.to_owned(), format!("{collection}{PRIVATE}")];
         let mut batches = [Vec::new(), Vec::new()];
@@ -259,6 +301,9 @@ impl Tenancy {
             let (document, bytes) = document?;
             summary.documents += 1;
             batch_bytes += bytes;
+            if let Some(vector) = &document.vector {
+                check_vector(&document.id, vector, &model, embedder.is_some())?;
+            }
             let which = usize::from(document.subject.is_some());
             let (document, mark) = self.owned(document)?;
             let hash = document_hash(&document);
@@ -271,12 +316,12 @@ impl Tenancy {
                 batches[which].push(prepared);
             }
             if batches[which].len() == BATCH {
-                self.keep(&names[which], std::mem::take(&mut batches[which]), embedder, &mut summary).await?;
+                self.keep(&names[which], std::mem::take(&mut batches[which]), &model, &mut summary).await?;
                 progress(summary.documents, std::mem::take(&mut batch_bytes));
             }
         }
         for (name, batch) in names.iter().zip(batches) {
-            self.keep(name, batch, embedder, &mut summary).await?;
+            self.keep(name, batch, &model, &mut summary).await?;
         }
         progress(summary.documents, batch_bytes);
         Ok(summary)
@@ -319,7 +364,7 @@ impl Tenancy {
         &self,
         collection: &str,
         batch: Vec<Prepared>,
-        embedder: &Embedder,
+        model: &Model,
         summary: &mut IngestSummary,
     ) -> Result<(), StoreError> {
         if batch.is_empty() {
@@ -345,6 +390,8 @@ impl Tenancy {
                 .execute(&mut *write)
                 .await?;
             for (ordinal, (chunk, hash, vector)) in prepared.chunks.into_iter().enumerate() {
+                // Without a vector of its own it waits for one.
+                let known_by = if prepared.is_embedded { model.id.as_str() } else { "" };
                 let inserted = sqlx::query("INSERT INTO snippet (id, tenant_id, collection, document_id, ordinal, heading, text, content_hash, embed_model, embedding, sequence) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant_id, collection, content_hash) DO NOTHING")
                     .bind(new_id())
                     .bind(tenant)
@@ -354,7 +401,7 @@ impl Tenancy {
                     .bind(&chunk.heading)
                     .bind(&chunk.text)
                     .bind(&hash)
-                    .bind(embedder.id())
+                    .bind(known_by)
                     .bind(vector)
                     .bind(sequence)
                     .execute(&mut *write)
@@ -423,10 +470,33 @@ impl Tenancy {
         Ok(removed)
     }
 
-    /// Every collection with its documents and chunks, and as one of its own what belongs to single subjects in it.
-    pub async fn collections(&self) -> Result<Vec<(String, i64, i64)>, StoreError> {
-        let find = "SELECT name, (SELECT COUNT(*) FROM document d WHERE d.tenant_id = c.tenant_id AND d.collection = c.name), (SELECT COUNT(*) FROM snippet s WHERE s.tenant_id = c.tenant_id AND s.collection = c.name) FROM collection c WHERE tenant_id = $1 ORDER BY name";
-        Ok(sqlx::query_as(find).bind(&self.id).fetch_all(&mut *self.read().await?).await?)
+    /// Every collection, in order of name.
+    pub async fn collections(&self) -> Result<Vec<CollectionSize>, StoreError> {
+        let find = "SELECT name, (SELECT COUNT(*) FROM document d WHERE d.tenant_id = c.tenant_id AND d.collection = c.name), (SELECT COUNT(*) FROM snippet s WHERE s.tenant_id = c.tenant_id AND s.collection = c.name), embed_model, embed_dimensions FROM collection c WHERE tenant_id = $1 ORDER BY name";
+        let found: Vec<(String, i64, i64, String, i64)> =
+            sqlx::query_as(find).bind(&self.id).fetch_all(&mut *self.read().await?).await?;
+        let mut collections: Vec<CollectionSize> = Vec::new();
+        for (name, documents, chunks, model, dimensions) in found {
+            // What belongs to subjects is a row of its own behind the shared one, or without it.
+            let (shared, is_private) = name.strip_suffix(PRIVATE).map_or((name.as_str(), false), |name| (name, true));
+            let place = match collections.iter().position(|size| size.name == shared) {
+                Some(known) => known,
+                None => {
+                    collections.push(CollectionSize { name: shared.to_owned(), ..CollectionSize::default() });
+                    collections.len() - 1
+                }
+            };
+            let size = &mut collections[place];
+            match is_private {
+                true => size.private_documents = documents,
+                false => (size.documents, size.chunks) = (documents, chunks),
+            }
+            if !model.is_empty() {
+                size.unembedded_chunks += self.unembedded(&name, &model, dimensions).await?;
+                size.model = Some(CollectionModel { model, dimensions: usize::try_from(dimensions).unwrap_or(0) });
+            }
+        }
+        Ok(collections)
     }
 
     /// The ids of all documents of a collection, in order; with a subject those of its own.
@@ -520,8 +590,14 @@ pub enum IngestError {
 }
 
 /// What `mark` names holds equal texts of different subjects apart.
-fn prepare(document: Document, hash: Vec<u8>, mark: Option<&str>, embedder: &Embedder) -> Prepared {
-    let chunks = chunk(&document.text, CHUNK_TOKENS)
+fn prepare(mut document: Document, hash: Vec<u8>, mark: Option<&str>, embedder: Option<&Embedder>) -> Prepared {
+    let given = document.vector.take();
+    let is_embedded = embedder.is_some() || given.is_some();
+    let chunks = match &given {
+        Some(_) => vec![Chunk { heading: String::new(), text: document.text.clone() }],
+        None => chunk(&document.text, CHUNK_TOKENS),
+    };
+    let chunks = chunks
         .into_iter()
         .map(|chunk| {
             let searchable = searchable(&document.title, &chunk.heading, &chunk.text);
@@ -530,12 +606,29 @@ fn prepare(document: Document, hash: Vec<u8>, mark: Option<&str>, embedder: &Emb
                 Some(mark) => ObjectHash::of(format!("{mark}\0{searchable}").as_bytes()),
             };
             let hash = hash.0.to_vec();
-            let vector =
-                embedder.embed(&searchable).map(|vector| vector.iter().flat_map(|value| value.to_le_bytes()).collect());
+            let vector = given.clone().or_else(|| embedder?.embed(&searchable)).map(|vector| bytes_of(&vector));
             (chunk, hash, vector)
         })
         .collect();
-    Prepared { document, hash, chunks }
+    Prepared { document, hash, is_embedded, chunks }
+}
+
+/// Whether a client's vector can stand beside the collection's others.
+fn check_vector(document: &str, vector: &[f32], model: &Model, is_shipped: bool) -> Result<(), StoreError> {
+    if is_shipped {
+        return Err(StoreError::Invalid(format!(
+            "the document `{document}` has a `vector`, and its collection has the model in the program: name the vectors' model with `sluice collection` first"
+        )));
+    }
+    if vector.len() != model.dimensions {
+        return Err(StoreError::Invalid(format!(
+            "the `vector` of the document `{document}` has {} numbers; `{}` has {}",
+            vector.len(),
+            model.id,
+            model.dimensions
+        )));
+    }
+    Ok(())
 }
 
 fn document_hash(document: &Document) -> Vec<u8> {
@@ -544,6 +637,9 @@ fn document_hash(document: &Document) -> Vec<u8> {
     let payload = Some(&document.payload).filter(|payload| !payload.is_empty());
     for part in [&document.title, &document.text].into_iter().chain(payload) {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    if let Some(vector) = &document.vector {
+        hasher.update(&bytes_of(vector));
     }
     hasher.finalize().as_bytes().to_vec()
 }
@@ -556,7 +652,14 @@ mod tests {
     fn lines_are_read_with_either_name_for_their_id() {
         assert_eq!(
             json_line(r#"{"_id":7,"title":"T","text":"x"}"#).unwrap(),
-            Document { id: "7".into(), title: "T".into(), text: "x".into(), payload: String::new(), subject: None }
+            Document {
+                id: "7".into(),
+                title: "T".into(),
+                text: "x".into(),
+                payload: String::new(),
+                subject: None,
+                vector: None
+            }
         );
         assert_eq!(json_line(r#"{"id":"a","text":"","metadata":{"n":1}}"#).unwrap().payload, r#"{"n":1}"#);
         assert_eq!(json_line(r#"{"id":"a","text":"","subject":"u1"}"#).unwrap().subject.as_deref(), Some("u1"));

@@ -16,7 +16,7 @@ use sluice_segment::{
     CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, SegmentEntry, VerifyingKey,
     encode,
 };
-use sluice_text::{ANALYSER_ID, EmbedError, Embedder, searchable};
+use sluice_text::{ANALYSER_ID, EmbedError, Embedder, Model, searchable};
 use sqlx::Row;
 use std::collections::HashSet;
 use std::fs::File;
@@ -91,16 +91,15 @@ impl Store {
             sqlx::query_as("SELECT tenant_id, name, next_sequence FROM collection ORDER BY tenant_id, name")
                 .fetch_all(&mut *self.database.read(Whose::All).await?)
                 .await?;
-        let maker = maker()?;
         for (tenant, name, next) in names {
             let tenant_hex = hex::encode(&tenant);
             let old = before
                 .iter()
                 .flat_map(|manifest| &manifest.collections)
                 .find(|entry| entry.tenant == tenant_hex && entry.name == name);
-            // What another version of this program built is built anew.
+            // What another version of this program built is built anew; vectors of another model go on to serve.
             let mut segments = old.map(|entry| entry.segments.clone()).unwrap_or_default();
-            segments.retain(|segment| segment.maker == maker);
+            segments.retain(|segment| segment.maker.starts_with(&format()));
             if old.is_some_and(|entry| entry.segments.len() != segments.len()) {
                 segments.clear();
             }
@@ -209,12 +208,13 @@ impl Store {
     ) -> Result<Option<SegmentEntry>, PublishError> {
         let failed = |source| PublishError::Build { collection: collection.to_owned(), source };
         let embedder = Embedder::shipped()?;
-        let maker = maker()?;
+        let model = self.model_of(tenant, collection).await?;
+        let is_shipped = model.id == embedder.id();
+        let mut is_whole = true;
         // A subject's own document is known by the subject's mark and its id; a reader of the text sees the id.
         let marked = if collection.ends_with(PRIVATE) { SUBJECT_PREFIX } else { 0 };
         let mut identity = blake3::Hasher::new();
-        identity.update(maker.as_bytes());
-        let mut making: Option<(tempfile::TempDir, SegmentWriter<'_>)> = None;
+        let mut making: Option<(tempfile::TempDir, SegmentWriter)> = None;
         let mut last = 0;
         let mut next = range.start as i64;
         loop {
@@ -230,7 +230,7 @@ impl Store {
             next = newest.try_get::<i64, _>("sequence")? + 1;
             if making.is_none() {
                 let folder = tempfile::tempdir()?;
-                let writer = SegmentWriter::create(folder.path(), embedder).map_err(failed)?;
+                let writer = SegmentWriter::create(folder.path(), model.clone()).map_err(failed)?;
                 making = Some((folder, writer));
             }
             let Some((_, writer)) = &mut making else { break };
@@ -248,9 +248,15 @@ impl Store {
                         tokens: 0,
                     };
                     // Vectors of another model are of no use beside this one's queries.
-                    let vector = match row.try_get::<&str, _>("model")? == embedder.id() {
+                    let vector = match row.try_get::<&str, _>("model")? == model.id {
                         true => row.try_get::<Option<&[u8]>, _>("embedding")?.map(floats),
-                        false => embedder.embed(&searchable(passage.title, passage.heading, passage.text)),
+                        false if is_shipped => {
+                            embedder.embed(&searchable(passage.title, passage.heading, passage.text))
+                        }
+                        false => {
+                            is_whole = false;
+                            None
+                        }
                     };
                     for part in [
                         row.try_get::<&str, _>("document")?.as_bytes(),
@@ -274,6 +280,8 @@ impl Store {
             let bytes = std::fs::read(folder.path().join(&name))?;
             files.push(FileEntry { name, object: put_object(location, bytes, written).await? });
         }
+        let maker = maker(&model, is_whole);
+        identity.update(maker.as_bytes());
         let id = identity.finalize().to_hex()[..32].to_owned();
         // A range that ends where its snippets end at present covers all numbers that were given out below it.
         let last = if range.end == u64::MAX { last } else { range.end - 1 };
@@ -295,7 +303,22 @@ impl Store {
             let covered = entry.segments.last().map_or(0, |segment| segment.last);
             let dead = self.forgotten(&tenant, &entry.name, &(0..covered + 1)).await?;
             let share = if entry.name.ends_with(PRIVATE) { Gone::Any } else { Gone::Third };
-            let Some(run) = run_to_join(&entry.segments, &dead, share) else { continue };
+            let model = self.model_of(&tenant, &entry.name).await?;
+            let mut run = None;
+            for (place, segment) in entry.segments.iter().enumerate() {
+                let is_stale = segment.maker != maker(&model, true);
+                if is_stale && !self.is_pending(&tenant, &entry.name, &model, segment.first..segment.last + 1).await? {
+                    run = Some(place..place + 1);
+                    break;
+                }
+            }
+            // What still has vectors of the model before keeps them until it has those of the new one.
+            let of_another = |segment: &SegmentEntry| !segment.maker.starts_with(&maker(&model, true));
+            let joined = || {
+                let run = run_to_join(&entry.segments, &dead, share)?;
+                (run.len() == 1 || !entry.segments[run.clone()].iter().any(of_another)).then_some(run)
+            };
+            let Some(run) = run.or_else(joined) else { continue };
             let run = &entry.segments[run];
             let range = run[0].first..run[run.len() - 1].last + 1;
             // Before the snippets are read: what goes later is still listed as gone.
@@ -389,9 +412,14 @@ const RUN: usize = 8;
 /// Sizes in passages; a segment is joined once in each at most.
 const TIERS: [u64; 5] = [256, 4_096, 32_768, 262_144, 2_097_152];
 
-/// Who built a segment: the formats and models that it depends on.
-fn maker() -> Result<String, EmbedError> {
-    Ok(format!("segment/2 {ANALYSER_ID} {}", Embedder::shipped()?.id()))
+/// The formats that a segment depends on.
+fn format() -> String {
+    format!("segment/2 {ANALYSER_ID} ")
+}
+
+/// Who built a segment, with the model of its vectors; and whether all passages have theirs.
+fn maker(model: &Model, is_whole: bool) -> String {
+    format!("{}{}{}", format(), model.id, if is_whole { "" } else { " in part" })
 }
 
 /// How much of a segment has to be gone for it to be written anew.

@@ -25,6 +25,32 @@ pub struct Embedder {
     id: String,
 }
 
+/// What vectors come from: only those of one model can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Name and content hash of a model in the program, name and length of one that is asked over the network.
+    pub id: String,
+    /// How many numbers a vector has.
+    pub dimensions: usize,
+}
+
+impl Model {
+    /// A provider's model, of whose vectors the first `dimensions` numbers are asked for.
+    pub fn remote(name: &str, dimensions: usize) -> Model {
+        Model { id: format!("{name}/{dimensions}"), dimensions }
+    }
+}
+
+/// `vector` at unit length; `None` where it has no direction.
+pub fn unit(mut vector: Vec<f32>) -> Option<Vec<f32>> {
+    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    if !length.is_finite() || length < 1e-6 {
+        return None;
+    }
+    vector.iter_mut().for_each(|value| *value /= length);
+    Some(vector)
+}
+
 impl Embedder {
     /// The model in the binary, loaded once (some 40 ms, nearly all of it the tokenizer).
     pub fn shipped() -> Result<&'static Embedder, EmbedError> {
@@ -62,9 +88,9 @@ impl Embedder {
         &self.id
     }
 
-    /// Length of its vectors.
-    pub fn dimensions(&self) -> usize {
-        self.dimensions
+    /// What its vectors can be compared with.
+    pub fn model(&self) -> Model {
+        Model { id: self.id.clone(), dimensions: self.dimensions }
     }
 
     /// The unit vector of `text`; `None` when nothing in it is known to the model.
@@ -82,12 +108,7 @@ impl Embedder {
                 *sum += weight * f32::from(value as i8);
             }
         }
-        let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt();
-        if length < 1e-6 {
-            return None;
-        }
-        sum.iter_mut().for_each(|value| *value /= length);
-        Some(sum)
+        unit(sum)
     }
 }
 

@@ -13,7 +13,7 @@ mod render;
 pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser, term_hashes};
 pub use chunk::{Chunk, chunk};
 pub use count::{ENCODING, count_tokens, warm as warm_token_counter};
-pub use embed::{EmbedError, Embedder};
+pub use embed::{EmbedError, Embedder, Model, unit};
 pub use print::print;
 pub use render::{
     Condition, Message, PROFILE, Partials, RenderError, Template, TemplateError, Variable, Variables, includes,

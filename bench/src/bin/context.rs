@@ -265,7 +265,7 @@ impl Plain {
         let field = index.schema().get_field("text")?;
         let searcher = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?.searcher();
         let options = IndexOptions {
-            dimensions: embedder.dimensions(),
+            dimensions: embedder.model().dimensions,
             metric: MetricKind::Cos,
             quantization: ScalarKind::BF16,
             connectivity: 16,

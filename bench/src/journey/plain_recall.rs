@@ -196,7 +196,7 @@ fn vectors(
     file: &str,
 ) -> Result<usearch::Index, Box<dyn std::error::Error + Send + Sync>> {
     let options = IndexOptions {
-        dimensions: embedder.dimensions(),
+        dimensions: embedder.model().dimensions,
         metric: MetricKind::Cos,
         quantization: ScalarKind::BF16,
         connectivity: 16,

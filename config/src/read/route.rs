@@ -147,7 +147,7 @@ fn target(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<Target> {
 }
 
 /// The name of a provider that exists.
-fn provider(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<String> {
+pub(super) fn provider(table: &mut Table<'_, '_, '_>, providers: &[&str]) -> Option<String> {
     let Some(text) = table.text("provider") else {
         if !table.has("provider") {
             let hint = match providers {

@@ -2,11 +2,10 @@
 
 use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent};
 use crate::operators::Scope;
-use crate::{Document, IngestError, IngestSummary};
+use crate::{CollectionModel, CollectionSize, Document, IngestError, IngestSummary};
 use axum::Json;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sluice_index::PRIVATE;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -17,6 +16,7 @@ const MAX_DOCUMENTS: usize = 1_000;
 pub fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(collections))
+        .routes(routes!(set_model))
         .routes(routes!(upsert))
         .routes(routes!(remove_many, remove_delete))
         .routes(routes!(remove_one))
@@ -28,41 +28,40 @@ struct Collections {
     collections: Vec<CollectionSize>,
 }
 
-#[derive(Serialize, ToSchema)]
-struct CollectionSize {
-    name: String,
-    documents: i64,
-    chunks: i64,
-    /// Documents that belong to single subjects.
-    private_documents: i64,
-}
-
 #[utoipa::path(get, path = "/api/v1/collections", params(ForTenant), responses((status = 200, body = Collections)))]
 async fn collections(caller: Caller) -> Answer<Json<Collections>> {
-    let found = caller.tenancy(Scope::Read).await?.collections().await?;
-    let mut collections: Vec<CollectionSize> = Vec::new();
-    for (name, documents, chunks) in found {
-        // What belongs to subjects is a row of its own behind the shared one, or without it.
-        let (shared, is_private) = name.strip_suffix(PRIVATE).map_or((name.as_str(), false), |name| (name, true));
-        let known = match collections.iter().position(|size| size.name == shared) {
-            Some(known) => known,
-            None => {
-                let name = shared.to_owned();
-                collections.push(CollectionSize { name, documents: 0, chunks: 0, private_documents: 0 });
-                collections.len() - 1
-            }
-        };
-        match is_private {
-            true => collections[known].private_documents = documents,
-            false => (collections[known].documents, collections[known].chunks) = (documents, chunks),
-        }
-    }
+    let collections = caller.tenancy(Scope::Read).await?.collections().await?;
     Ok(Json(Collections { collections }))
 }
 
 #[derive(Deserialize, ToSchema)]
+struct NewModel {
+    /// `null` for the model in the program.
+    model: Option<CollectionModel>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct SetModel {
+    collection: String,
+    model: Option<CollectionModel>,
+}
+
+/// Says which model a collection's vectors come from; what is there is embedded anew, and serves meanwhile.
+#[utoipa::path(put, path = "/api/v1/collections/{collection}/model", params(("collection" = String, Path), ForTenant), request_body = NewModel, responses((status = 200, body = SetModel)))]
+async fn set_model(
+    caller: Caller,
+    At(collection): At<String>,
+    Sent(NewModel { model }): Sent<NewModel>,
+) -> Answer<Json<SetModel>> {
+    let named = model.as_ref().map(|model| (model.model.as_str(), model.dimensions));
+    caller.tenancy(Scope::Write).await?.set_model(&collection, named).await?;
+    Ok(Json(SetModel { collection, model }))
+}
+
+#[derive(Deserialize, ToSchema)]
 struct NewDocuments {
-    /// Each with `id`, `text`, and perhaps `title`, `payload` and `subject`, whose alone it is then; at most 1,000.
+    /// Each with `id`, `text`, and perhaps `title`, `payload`, `subject`, whose alone it is then, and `vector` by the
+    /// collection's model; at most 1,000.
     #[schema(value_type = Vec<Object>)]
     documents: Vec<Value>,
 }

@@ -1,0 +1,287 @@
+//! Embedding models behind a provider's `/embeddings`: vectors of questions at the edge, of documents in the store's
+//! process. What is sent has been scrubbed.
+
+use parking_lot::Mutex;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use serde::Deserialize;
+use serde_json::json;
+use sluice_config::{BaseUrl, Config, Embedder as EmbedderConfig, Provider as ProviderConfig};
+use sluice_scrub::{Rules, find};
+use sluice_text::{Model, unit};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The models of a configuration.
+#[derive(Default)]
+pub struct Embedders {
+    all: Vec<Arc<RemoteEmbedder>>,
+    vectors: Option<moka::sync::Cache<[u8; 32], Arc<Vec<f32>>>>,
+}
+
+/// One model.
+pub struct RemoteEmbedder {
+    /// As the configuration calls it.
+    name: String,
+    config: EmbedderConfig,
+    provider: ProviderConfig,
+    model: Model,
+    client: reqwest::Client,
+    url: String,
+    rest: Mutex<Rest>,
+}
+
+/// How a model that fails is left alone.
+#[derive(Default)]
+struct Rest {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+/// Failures in a row after which a model is left alone, and for how long.
+const MAX_FAILURES: u32 = 3;
+const REST: Duration = Duration::from_secs(5);
+/// Vectors of questions that are kept, in bytes together.
+const MAX_CACHE: u64 = 16 << 20;
+/// Longest answer that is read, in bytes: 64 vectors of 8,192 numbers as JSON writes them.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long a call for documents may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A model that cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("embedder `{name}`: {reason}")]
+pub struct EmbedderError {
+    name: String,
+    reason: String,
+}
+
+impl Embedders {
+    /// The models of `config`; those of `known` that did not change go on with their connections.
+    pub fn of(config: &Config, known: &Embedders) -> Result<Embedders, EmbedderError> {
+        let mut all = Vec::new();
+        for (name, embedder) in &config.embedders {
+            let Some(provider) = config.providers.get(&embedder.provider) else { continue };
+            let same = known
+                .all
+                .iter()
+                .find(|known| known.name == *name && known.config == *embedder && known.provider == *provider);
+            all.push(match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(RemoteEmbedder::new(name, embedder, provider)?),
+            });
+        }
+        let vectors = || {
+            moka::sync::Cache::builder()
+                .weigher(|_, vector: &Arc<Vec<f32>>| u32::try_from(4 * vector.len() + 64).unwrap_or(u32::MAX))
+                .max_capacity(MAX_CACHE)
+                .build()
+        };
+        let vectors = known.vectors.clone().or_else(|| (!all.is_empty()).then(vectors));
+        Ok(Embedders { all, vectors })
+    }
+
+    fn get(&self, id: &str) -> Option<&Arc<RemoteEmbedder>> {
+        self.all.iter().find(|embedder| embedder.model.id == id)
+    }
+
+    /// The vectors of documents by the model with that name and length; the error is for an operator.
+    pub async fn documents(&self, name: &str, dimensions: usize, texts: Vec<String>) -> Result<Vec<Vec<f32>>, String> {
+        let id = Model::remote(name, dimensions).id;
+        let embedder = self
+            .get(&id)
+            .ok_or_else(|| format!("no `[embedders.NAME]` has `model = \"{name}\"` and `dimensions = {dimensions}`"))?;
+        let rules = Rules::default();
+        embedder.embed(texts.iter().map(|text| masked(text, &rules)).collect(), PATIENCE).await
+    }
+
+    /// The vectors of a question by `models`, and why some are missing.
+    pub async fn question(
+        &self,
+        models: &[&Model],
+        question: &str,
+        rules: &Rules,
+        secret: &[u8; 32],
+    ) -> (Vec<(String, Vec<f32>)>, Option<&'static str>) {
+        let text = masked(question, rules);
+        let (mut vectors, mut missing) = (Vec::new(), None);
+        for model in models {
+            let found = match self.get(&model.id) {
+                Some(embedder) => self.one(embedder, &text, secret).await,
+                None => Err("embedder_unknown"),
+            };
+            match found {
+                Ok(vector) => vectors.push((model.id.clone(), vector.to_vec())),
+                Err(reason) => missing = Some(reason),
+            }
+        }
+        (vectors, missing)
+    }
+
+    async fn one(
+        &self,
+        embedder: &RemoteEmbedder,
+        text: &str,
+        secret: &[u8; 32],
+    ) -> Result<Arc<Vec<f32>>, &'static str> {
+        let mut hasher = blake3::Hasher::new_keyed(secret);
+        hasher.update(embedder.model.id.as_bytes()).update(&[0]).update(text.as_bytes());
+        let key = *hasher.finalize().as_bytes();
+        if let Some(known) = self.vectors.as_ref().and_then(|vectors| vectors.get(&key)) {
+            return Ok(known);
+        }
+        if embedder.rests() {
+            return Err("embedder_rests");
+        }
+        let patience = embedder.config.timeout;
+        let answered = tokio::time::timeout(patience, embedder.embed(vec![text.to_owned()], PATIENCE)).await;
+        let reason = match &answered {
+            Ok(Ok(_)) => None,
+            Ok(Err(reason)) => Some(reason.as_str()),
+            Err(_) => Some("it did not answer in time"),
+        };
+        embedder.note(reason);
+        let vector = match answered {
+            Ok(Ok(vectors)) => vectors.into_iter().next().and_then(unit).ok_or("embedder_failed")?,
+            Ok(Err(_)) => return Err("embedder_failed"),
+            Err(_) => return Err("embedder_timeout"),
+        };
+        let vector = Arc::new(vector);
+        if let Some(vectors) = &self.vectors {
+            vectors.insert(key, Arc::clone(&vector));
+        }
+        Ok(vector)
+    }
+}
+
+impl RemoteEmbedder {
+    fn new(name: &str, config: &EmbedderConfig, provider: &ProviderConfig) -> Result<RemoteEmbedder, EmbedderError> {
+        let fault = |reason: String| EmbedderError { name: name.to_owned(), reason };
+        let base = provider.base_url.as_ref().ok_or_else(|| fault("its provider has no address".to_owned()))?;
+        let mut client = reqwest::Client::builder()
+            .connect_timeout(provider.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(file) = &provider.ca_file {
+            let pem = std::fs::read(file).map_err(|error| fault(format!("{}: {error}", file.display())))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fault(error.to_string()))?;
+            client = client.tls_certs_only(certificates);
+        }
+        client = match &provider.proxy {
+            None => client.no_proxy(),
+            Some(proxy) => client.proxy(reqwest::Proxy::all(origin(proxy)).map_err(|error| fault(error.to_string()))?),
+        };
+        Ok(RemoteEmbedder {
+            name: name.to_owned(),
+            config: config.clone(),
+            provider: provider.clone(),
+            model: Model::remote(&config.model, config.dimensions),
+            client: client.build().map_err(|error| fault(error.to_string()))?,
+            url: format!("{}{}/embeddings", origin(base), base.prefix),
+            rest: Mutex::default(),
+        })
+    }
+
+    fn rests(&self) -> bool {
+        self.rest.lock().until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Counts what became of a call.
+    fn note(&self, failure: Option<&str>) {
+        let mut rest = self.rest.lock();
+        let Some(reason) = failure else {
+            *rest = Rest::default();
+            return;
+        };
+        rest.failures += 1;
+        if rest.failures >= MAX_FAILURES {
+            rest.until = Some(Instant::now() + REST);
+        }
+        tracing::warn!(embedder = self.name, reason, "a question is asked without its vector");
+    }
+
+    /// One call. Vectors are cut to their first numbers, as models that may be shortened want it.
+    async fn embed(&self, texts: Vec<String>, patience: Duration) -> Result<Vec<Vec<f32>>, String> {
+        let count = texts.len();
+        let body = json!({ "model": self.config.model, "input": texts, "encoding_format": "float" });
+        let mut request = self
+            .client
+            .post(&self.url)
+            .timeout(patience)
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.to_string());
+        if let Some(key) = &self.provider.api_key {
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+                .map_err(|_| "its key cannot stand in a header".to_owned())?;
+            bearer.set_sensitive(true);
+            request = request.header(AUTHORIZATION, bearer);
+        }
+        let mut answer = request.send().await.map_err(|error| chain(&error.without_url()))?;
+        let status = answer.status();
+        if !status.is_success() {
+            // What it says may repeat what was sent.
+            return Err(format!("it answered {status}"));
+        }
+        let mut read = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| chain(&error.without_url()))? {
+            if read.len() + chunk.len() > MAX_ANSWER {
+                return Err(format!("its answer is larger than {} MiB", MAX_ANSWER >> 20));
+            }
+            read.extend_from_slice(&chunk);
+        }
+        let mut read: Answer = serde_json::from_slice(&read)
+            .map_err(|error| format!("its answer is not what `/embeddings` gives: {error}"))?;
+        read.data.sort_by_key(|one| one.index);
+        if read.data.len() != count || read.data.iter().zip(0..).any(|(one, place)| one.index != place) {
+            return Err(format!("{count} texts became {} vectors", read.data.len()));
+        }
+        let vectors = read.data.into_iter().map(|mut one| {
+            let found = one.embedding.len();
+            if found < self.model.dimensions {
+                return Err(format!("its vectors have {found} numbers, not {}", self.model.dimensions));
+            }
+            one.embedding.truncate(self.model.dimensions);
+            Ok(one.embedding)
+        });
+        vectors.collect()
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    data: Vec<One>,
+}
+
+#[derive(Deserialize)]
+struct One {
+    index: usize,
+    embedding: Vec<f32>,
+}
+
+/// `text` with the kind of each finding in its place.
+fn masked(text: &str, rules: &Rules) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut from = 0;
+    for finding in find(text, rules) {
+        out.push_str(&text[from..finding.range.start]);
+        out.push_str(&format!("<{}>", rules.name(finding.kind)));
+        from = finding.range.end;
+    }
+    out + &text[from..]
+}
+
+fn origin(base: &BaseUrl) -> String {
+    let scheme = if base.tls { "https" } else { "http" };
+    match base.host.contains(':') {
+        true => format!("{scheme}://[{}]:{}", base.host, base.port),
+        false => format!("{scheme}://{}:{}", base.host, base.port),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
