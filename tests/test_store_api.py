@@ -399,6 +399,8 @@ CALLS = {
     ("post", "/api/v1/experiments"): ("write", {"name": "e", "prompt": "asked", "arms": [ARM]}),
     ("patch", "/api/v1/experiments/{name}"): ("deploy", {"state": "running"}),
     ("delete", "/api/v1/experiments/{name}"): ("write", None),
+    ("post", "/api/v1/epochs/{epoch}/rollback"): ("admin", None),
+    ("delete", "/api/v1/epochs/rollback"): ("admin", None),
     ("post", "/api/v1/tenants"): ("admin", {"name": "scoped"}),
     ("put", "/api/v1/version-limit"): ("admin", {"version_limit": 0}),
     ("post", "/api/v1/keys"): ("keys", {"name": "scoped"}),
@@ -421,7 +423,7 @@ CALLS = {
 }
 PLACES = {
     "kind": "prompt", "alias": "support-bot", "number": 1, "name": "prices", "key": "none", "collection": "handbook", "subject": "nobody",
-    "document": "refunds.md",
+    "document": "refunds.md", "epoch": 1,
 }
 
 

@@ -30,7 +30,10 @@ async fn metrics(State(live): State<Arc<Live>>) -> impl IntoResponse {
 
 async fn ready(State(live): State<Arc<Live>>) -> impl IntoResponse {
     let readiness = live.readiness();
-    let body = serde_json::json!({ "ready": readiness.ready, "epoch": readiness.epoch, "reason": readiness.reason });
+    let body = serde_json::json!({
+        "ready": readiness.ready, "epoch": readiness.epoch, "reason": readiness.reason,
+        "estimates_tokens": readiness.estimates_tokens,
+    });
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string())
 }

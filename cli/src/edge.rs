@@ -128,6 +128,8 @@ impl Edge {
             tokio::spawn(report(journal, Arc::clone(&store), Arc::clone(&live)));
         }
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
+        let forgetting = Arc::clone(&live);
+        follower.on_erasure(move |unit, at| forgetting.forget_subject(unit, at));
         tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key));
         let kept = Arc::clone(&live);
         tokio::spawn(async move { kept.keep_addresses().await });

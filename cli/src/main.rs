@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod collection;
 mod edge;
+mod epoch;
 mod experiment;
 mod forget;
 mod ingest;
@@ -93,6 +94,9 @@ enum Command {
     Forget(forget::Forget),
     /// Write a signed snapshot of the store for the edges.
     Publish(publish::Publish),
+    /// Look at what was published, and go back to it.
+    #[command(subcommand)]
+    Epoch(epoch::Epoch),
     /// Search a published collection.
     Search(search::Search),
     /// Find personal data and secrets in texts.
@@ -149,6 +153,7 @@ fn main() -> ExitCode {
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Collection(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),
+        Command::Epoch(command) => block_on(command.run(context)),
         Command::Publish(command) => block_on(command.run(context)),
         Command::Search(command) => block_on(command.run(context)),
         Command::Verify(command) => block_on(command.run(context)),

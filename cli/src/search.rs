@@ -102,7 +102,8 @@ impl Search {
         };
         let query = Query::new(scope, &names, text).with_ranking(ranking);
         let query = query.with_filter(self.filter.clone().unwrap_or_default());
-        let hits = snapshot.library.search(&query, snapshot.embedder);
+        let Some(embedder) = snapshot.embedder else { return Vec::new() };
+        let hits = snapshot.library.search(&query, embedder);
         if let Some(reason) = hits.degraded {
             eprintln!("sluice: the search is not whole: {reason}");
         }

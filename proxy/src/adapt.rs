@@ -27,7 +27,7 @@ pub fn adapt(mut plan: Plan) -> Plan {
     };
     let limit = plan.admitted.principal.prepared.config.recall.query_max_characters;
     let question: String = first.unwrap_or_default().chars().take(limit).collect();
-    let embedder = plan.admitted.principal.prepared.snapshot.as_ref().map(|snapshot| snapshot.embedder);
+    let embedder = plan.admitted.principal.prepared.snapshot.as_ref().and_then(|snapshot| snapshot.embedder);
     let examples = version.examples.chosen(&question, |example| example.input.clone(), embedder);
     let turn = |role: &str, text: &str| Message { role: role.to_owned(), text: text.to_owned() };
     let examples = examples

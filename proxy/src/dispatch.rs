@@ -295,7 +295,7 @@ impl Race<'_> {
         if !states_window || self.targets.len() < 2 || !plan.dialect().is_conversation() {
             return 0;
         }
-        let tokens = sluice_text::count_tokens(plan.asked());
+        let tokens = sluice_text::about_tokens(plan.asked());
         let fits = |target: &Arc<Target>| target.context_window.is_none_or(|window| tokens <= window as usize);
         self.targets.iter().position(fits).unwrap_or(0)
     }

@@ -2,14 +2,13 @@
 
 use crate::intake::{Body, Intake};
 use crate::live::{Live, now_microseconds};
-use crate::plan::unit_hash;
 use crate::refuse::{ErrorCode, Refusal};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_policies::grant::Assert;
 use sluice_scrub::{Rules, find};
-use sluice_segment::{Feedback, Record};
+use sluice_segment::{Feedback, Record, unit_hash};
 use std::borrow::Cow;
 
 pub const FEEDBACK: &str = "/v1/feedback";

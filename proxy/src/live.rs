@@ -16,7 +16,7 @@ use sluice_index::{Assembled, Boost, Decay, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
-use sluice_segment::{SealedSecret, unseal};
+use sluice_segment::{SealedSecret, unit_key, unseal};
 use sluice_state::{Journal, SessionsHandle, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -128,6 +128,8 @@ pub struct Readiness {
     pub ready: bool,
     pub epoch: u64,
     pub reason: Option<&'static str>,
+    /// Whether tokens are still estimated, because the vocabulary is being loaded.
+    pub estimates_tokens: bool,
 }
 
 impl Live {
@@ -166,7 +168,7 @@ impl Live {
             cache_key,
             pepper,
             hash_key: blake3::derive_key("sluice 2026-11 hashed placeholders", &pepper),
-            record_key: blake3::derive_key("sluice 2026-11 units of records", &pepper),
+            record_key: unit_key(&pepper),
             metrics,
             journal,
             sessions,
@@ -193,6 +195,13 @@ impl Live {
     pub(crate) fn close(&self) {
         if let Some(sessions) = &self.sessions {
             sessions.flush(std::time::Duration::from_secs(2));
+        }
+    }
+
+    /// Forgets what sessions keep of a subject that was erased, by its hash.
+    pub fn forget_subject(&self, unit: &[u8; 16], at: i64) {
+        if let Some(sessions) = &self.sessions {
+            sessions.erase(unit, at);
         }
     }
 
@@ -240,7 +249,8 @@ impl Live {
             }
             Some(_) => None,
         };
-        Readiness { ready: reason.is_none(), epoch: prepared.epoch(), reason }
+        let estimates_tokens = counts_tokens(&prepared.config) && !sluice_text::token_counter_is_warm();
+        Readiness { ready: reason.is_none(), epoch: prepared.epoch(), reason, estimates_tokens }
     }
 
     /// All metrics, as `/metrics` gives them.
@@ -262,6 +272,26 @@ impl Live {
     }
 }
 
+fn counts_tokens(config: &Config) -> bool {
+    let states_window = |target: &sluice_config::Target| target.context_window.is_some();
+    config
+        .routes
+        .values()
+        .any(|route| route.window_tokens.is_some() || route.targets.iter().chain(&route.fallbacks).any(states_window))
+}
+
+/// Begins to load what the routes of `config` need: the vocabulary behind estimates, while requests are served already;
+/// the scrubber's tables at once, since nothing leaves without them.
+pub fn warm(config: &Config) {
+    if counts_tokens(config) && !sluice_text::token_counter_is_warm() {
+        drop(std::thread::Builder::new().name("vocabulary".to_owned()).spawn(sluice_text::warm_token_counter));
+    }
+    // Its tables are twelve megabytes, which an edge that scrubs nothing does not need.
+    if config.routes.values().any(|route| !route.scrub.rules().is_empty()) {
+        sluice_scrub::warm();
+    }
+}
+
 impl Prepared {
     /// Builds a bundle: resolves providers and indexes the snapshot. `mock` is where the built-in provider listens,
     /// `fleet_key` opens the snapshot's secrets.
@@ -273,6 +303,7 @@ impl Prepared {
         fleet_key: Option<&[u8; 32]>,
     ) -> Result<Prepared, PrepareError> {
         let embedders = states.embedders(&config)?;
+        warm(&config);
         let mut providers = BTreeMap::new();
         for (name, provider) in &config.providers {
             providers.insert(name.clone(), Arc::new(UpstreamProvider::new(name, provider, mock, states).await?));
@@ -416,18 +447,10 @@ impl RouteEntry {
             });
             made.collect()
         };
-        if route.window_tokens.is_some() {
-            sluice_text::warm_token_counter();
-        }
-        let scrub = Arc::new(route.scrub.rules());
-        if !scrub.is_empty() {
-            // Its tables are twelve megabytes, which an edge that scrubs nothing does not need.
-            sluice_scrub::warm();
-        }
         RouteEntry {
             name: name.to_owned(),
             label: name.escape_default().to_string(),
-            scrub,
+            scrub: Arc::new(route.scrub.rules()),
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),
             route: route.clone(),

@@ -11,6 +11,7 @@ use crate::window::Window;
 use http::HeaderMap;
 use sluice_index::{Filter, Scope};
 use sluice_policies::grant::Assert;
+use sluice_segment::unit_hash;
 use sluice_state::SessionId;
 use sluice_text::Variables;
 use sluice_wire::{Dialect, gemini_model};
@@ -68,14 +69,6 @@ struct Steering {
 pub struct UnitHashes {
     pub session: Option<[u8; 16]>,
     pub subject: Option<[u8; 16]>,
-}
-
-/// The hash under which a tenant's unit is known in records.
-pub fn unit_hash(key: &[u8; 32], tenant: &[u8; 16], kind: &str, unit: &str) -> [u8; 16] {
-    let mut hash = [0; 16];
-    let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(tenant).update(kind.as_bytes()).update(&[0]).update(unit.as_bytes()).finalize_xof().fill(&mut hash);
-    hash
 }
 
 impl Plan {

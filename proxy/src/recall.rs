@@ -5,6 +5,7 @@ use crate::live::{Live, now_microseconds};
 use crate::plan::Plan;
 use sluice_index::{Assembled, Fusion, Query, Ranking, Scope, assemble};
 use sluice_state::Snapshot;
+use sluice_text::Embedder;
 use std::sync::Arc;
 
 /// A planned request with what was found for it.
@@ -51,6 +52,11 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
         return Recalled { plan, context: Some(context) };
     };
     let scope = plan.scope;
+    // Without any collection published the model is not even loaded.
+    let Some(embedder) = snapshot.embedder else {
+        let context = Context { block: Arc::default(), cache: "none", degraded: Some("collection_missing") };
+        return Recalled { plan, context: Some(context) };
+    };
     let missing = plan.collections.iter().any(|name| snapshot.library.lacks(scope, name));
     let bucket = now_microseconds() / BUCKET_MICROSECONDS;
     let ranking = plan.route.ranking((bucket * BUCKET_MICROSECONDS) as f64 / 1e6);
@@ -60,10 +66,10 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
             .with_ranking(ranking.clone())
             .with_filter(plan.filter.clone())
             .with_vectors(vectors);
-        let hits = snapshot.library.search(&asked, snapshot.embedder);
+        let hits = snapshot.library.search(&asked, embedder);
         Arc::new(assemble(&hits.hits, plan.context_tokens, MAX_PASSAGES))
     };
-    let models = snapshot.library.models(scope, &plan.collections, snapshot.embedder.id());
+    let models = snapshot.library.models(scope, &plan.collections, embedder.id());
     let (block, hit, unembedded) = if models.is_empty() || ranking.vector_weight == 0.0 {
         let entry = live.recalled.entry(key).or_insert_with(|| search(&[]));
         let hit = !entry.is_fresh();
@@ -125,7 +131,7 @@ fn cache_key(
     if !plan.filter.is_empty() {
         part(format!("{:?}", plan.filter).as_bytes());
     }
-    part(snapshot.embedder.id().as_bytes());
+    part(snapshot.embedder.map_or("", Embedder::id).as_bytes());
     part(&bucket.to_le_bytes());
     part(query.as_bytes());
     *hasher.finalize().as_bytes()

@@ -5,8 +5,8 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sluice_index::{Collection, Library, OpenError, Segment};
 use sluice_segment::{
-    CollectionEntry, FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry, SegmentEntry,
-    VerifyingKey,
+    CollectionEntry, Erasure, FormatError, Manifest, ManifestError, Mapped, ObjectHash, ObjectRef, Registry,
+    SegmentEntry, VerifyingKey,
 };
 use sluice_text::{EmbedError, Embedder};
 use std::collections::{HashMap, HashSet};
@@ -20,7 +20,8 @@ pub struct Snapshot {
     pub published_at: i64,
     pub registry: Mapped<Registry>,
     pub library: Library,
-    pub embedder: &'static Embedder,
+    /// The program's own model, loaded where something is to be searched or chosen with it.
+    pub embedder: Option<&'static Embedder>,
 }
 
 /// Why a published state was not taken over.
@@ -56,13 +57,45 @@ pub struct Follower {
     epoch: u64,
     /// Segments that are open already, by id and file hashes.
     open: HashMap<String, Arc<Segment>>,
+    /// Subjects that were erased, as the last manifest tells.
+    erased: Vec<Erasure>,
+    forget: Option<Forget>,
 }
+
+/// What forgets a subject: its hash, and when it was erased.
+type Forget = Box<dyn Fn(&[u8; 16], i64) + Send + Sync>;
 
 impl Follower {
     /// `cache`: a folder that only this edge uses.
     pub fn new(store: Arc<dyn ObjectStore>, cache: PathBuf, trusted: Vec<VerifyingKey>) -> Result<Follower, SyncError> {
         let cache = Cache::open(&cache).map_err(SyncError::Cache)?;
-        Ok(Follower { store, cache, trusted, seen: Vec::new(), epoch: 0, open: HashMap::new() })
+        Ok(Follower {
+            store,
+            cache,
+            trusted,
+            seen: Vec::new(),
+            epoch: 0,
+            open: HashMap::new(),
+            erased: Vec::new(),
+            forget: None,
+        })
+    }
+
+    /// Has `forget` told of every subject that was erased, from now on and of those before.
+    pub fn on_erasure(&mut self, forget: impl Fn(&[u8; 16], i64) + Send + Sync + 'static) {
+        self.forget = Some(Box::new(forget));
+        let known = std::mem::take(&mut self.erased);
+        self.tell_erasures(&known);
+    }
+
+    fn tell_erasures(&mut self, erased: &[Erasure]) {
+        for erasure in erased.iter().filter(|erasure| !self.erased.contains(erasure)) {
+            let unit = id_of(&erasure.unit);
+            if let (Some(forget), Some(unit)) = (&self.forget, unit) {
+                forget(&unit, erasure.at);
+            }
+        }
+        self.erased = erased.to_vec();
     }
 
     /// The last state that this edge served, without asking the location; `None` when there is none that holds.
@@ -72,6 +105,7 @@ impl Follower {
         if !manifest.objects().all(|object| self.cache.has(object)) {
             return None;
         }
+        self.tell_erasures(&manifest.erased);
         let snapshot = self.open_snapshot(&manifest).ok()?;
         self.epoch = manifest.epoch;
         self.seen = bytes;
@@ -92,6 +126,8 @@ impl Follower {
         if manifest.epoch < self.epoch {
             return Err(SyncError::Epoch { found: manifest.epoch, known: self.epoch });
         }
+        // Before anything is fetched, which may fail.
+        self.tell_erasures(&manifest.erased);
         for object in manifest.objects() {
             if !self.cache.has(object) {
                 self.download(object).await?;
@@ -116,12 +152,15 @@ impl Follower {
     }
 
     fn open_snapshot(&mut self, manifest: &Manifest) -> Result<Snapshot, SyncError> {
-        let embedder = Embedder::shipped()?;
         let registry = Mapped::<Registry>::open(&self.cache.object(&manifest.registry))?;
+        let embedder = match !manifest.collections.is_empty() || registry.get().chooses() {
+            true => Some(Embedder::shipped()?),
+            false => None,
+        };
         let mut library = Library::default();
         let mut open = HashMap::new();
         for collection in &manifest.collections {
-            let tenant = tenant_id(&collection.tenant).ok_or_else(|| SyncError::Tenant(collection.tenant.clone()))?;
+            let tenant = id_of(&collection.tenant).ok_or_else(|| SyncError::Tenant(collection.tenant.clone()))?;
             let mut segments = Vec::new();
             for entry in &collection.segments {
                 let identity = identity(entry);
@@ -129,7 +168,7 @@ impl Follower {
                     Some(segment) => Arc::clone(segment),
                     None => {
                         let folder = self.cache.segment(entry).map_err(SyncError::Cache)?;
-                        let opened = Segment::open(&folder, &entry.id, embedder);
+                        let opened = Segment::open(&folder, &entry.id, Embedder::shipped()?);
                         Arc::new(
                             opened
                                 .map_err(|source| SyncError::Segment { collection: collection.name.clone(), source })?,
@@ -171,7 +210,8 @@ fn identity(segment: &SegmentEntry) -> String {
     std::iter::once(segment.id.clone()).chain(files).collect::<Vec<_>>().join("/")
 }
 
-fn tenant_id(text: &str) -> Option<[u8; 16]> {
+/// 16 bytes in hexadecimal.
+fn id_of(text: &str) -> Option<[u8; 16]> {
     let bytes = (0..text.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok());
     bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }

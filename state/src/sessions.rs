@@ -19,6 +19,8 @@ use zeroize::Zeroizing;
 const ROWS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("session 1");
 const NONCE: usize = 12;
 const HEAD: usize = 8 + NONCE;
+/// Owners that were erased, and when, in microseconds since 1970.
+const ERASED: TableDefinition<'_, &[u8; 16], i64> = TableDefinition::new("erased 1");
 /// How often what is over is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -95,6 +97,7 @@ impl Sessions {
             let database = Database::create(file)?;
             let transaction = database.begin_write()?;
             transaction.open_table(ROWS)?;
+            transaction.open_table(ERASED)?;
             transaction.commit()?;
             Ok(database)
         };
@@ -146,6 +149,39 @@ impl Sessions {
         }
         drop(waiting);
         self.wake.notify_one();
+    }
+
+    /// Forgets all sessions of `owner`, once for an erasure: what it keeps later is its own affair.
+    pub fn erase(&self, owner: &[u8; 16], at: i64) {
+        if let Err(error) = self.try_erase(owner, at) {
+            tracing::error!(%error, "the sessions of an erased subject cannot be removed; it is tried again with the next snapshot");
+        }
+    }
+
+    fn try_erase(&self, owner: &[u8; 16], at: i64) -> Result<(), redb::Error> {
+        let known = self.database.begin_read()?.open_table(ERASED)?.get(owner)?.map(|known| known.value());
+        if known.is_some_and(|known| known >= at) {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        {
+            // Under the lock of what waits, so that nothing older is written behind it.
+            let mut waiting = self.waiting.lock();
+            let gone: Vec<[u8; 32]> = waiting.rows.keys().filter(|row| row[..16] == owner[..]).copied().collect();
+            for row in gone {
+                if let Some(sealed) = waiting.rows.remove(&row) {
+                    waiting.bytes -= sealed.len();
+                }
+            }
+            let (mut first, mut last) = ([0; 32], [0xFF; 32]);
+            first[..16].copy_from_slice(owner);
+            last[..16].copy_from_slice(owner);
+            let mut table = transaction.open_table(ROWS)?;
+            table.retain_in::<&[u8; 32], _>(&first..=&last, |_, _| false)?;
+            transaction.open_table(ERASED)?.insert(owner, at)?;
+        }
+        transaction.commit()?;
+        Ok(())
     }
 
     /// Sessions that were lost because there was no room, or no disk.
@@ -233,7 +269,11 @@ impl Sessions {
         {
             let mut table = transaction.open_table(ROWS)?;
             for (row, sealed) in rows {
-                table.insert(row, &**sealed)?;
+                // What was erased while this waited for its turn stays erased.
+                let waits = self.waiting.lock().rows.get(row).is_some_and(|known| Arc::ptr_eq(known, sealed));
+                if waits {
+                    table.insert(row, &**sealed)?;
+                }
             }
         }
         transaction.commit()?;
@@ -298,6 +338,33 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn an_erased_owner_is_forgotten_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sessions.redb");
+        let id = |owner: u8, session: u8| SessionId { owner: [owner; 16], session: [session; 16] };
+        let kept = |sessions: &Sessions| [id(1, 1), id(1, 2), id(2, 1)].map(|id| sessions.get(&id).is_some());
+        {
+            let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
+            sessions.put(&id(1, 1), HOUR, b"a");
+            sessions.put(&id(2, 1), HOUR, b"b");
+            sessions.flush(Duration::from_secs(5));
+            // One of the two still waits, perhaps.
+            sessions.put(&id(1, 2), HOUR, b"c");
+            assert_eq!(kept(&sessions), [true, true, true]);
+            sessions.erase(&[1; 16], 10);
+            assert_eq!(kept(&sessions), [false, false, true]);
+        }
+        let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
+        assert_eq!(kept(&sessions), [false, false, true]);
+        // What it keeps later is not the old erasure's affair, but a new one's.
+        sessions.put(&id(1, 1), HOUR, b"d");
+        sessions.erase(&[1; 16], 10);
+        assert_eq!(kept(&sessions), [true, false, true]);
+        sessions.erase(&[1; 16], 11);
+        assert_eq!(kept(&sessions), [false, false, true]);
+    }
 
     fn id(owner: u8, session: u8) -> SessionId {
         SessionId { owner: [owner; 16], session: [session; 16] }

@@ -37,19 +37,21 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 5] = [
+const SQLITE: [&str; 6] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
     include_str!("../migrations/sqlite/0004_cost.sql"),
     include_str!("../migrations/sqlite/0005_embedders.sql"),
+    include_str!("../migrations/sqlite/0006_epochs.sql"),
 ];
-const POSTGRES: [&str; 5] = [
+const POSTGRES: [&str; 6] = [
     "",
     "",
     include_str!("../migrations/postgres/0003_first.sql"),
     include_str!("../migrations/postgres/0004_cost.sql"),
     include_str!("../migrations/postgres/0005_embedders.sql"),
+    include_str!("../migrations/postgres/0006_epochs.sql"),
 ];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.

@@ -454,6 +454,7 @@ impl Tenancy {
     /// Removes everything that belongs to a subject alone, in all collections; says how many documents there were.
     pub async fn erase_subject(&self, subject: &str) -> Result<u64, StoreError> {
         let mark = self.mark(subject)?;
+        let unit = self.subject_hash(subject)?.to_vec();
         let mut write = self.write().await?;
         // A mark is hexadecimal, so nothing in it is a pattern.
         let find = "SELECT collection, external_id FROM document WHERE tenant_id = $1 AND external_id LIKE $2";
@@ -463,9 +464,21 @@ impl Tenancy {
         for (collection, document) in found.iter().filter(|(collection, _)| collection.ends_with(PRIVATE)) {
             removed += u64::from(remove(&mut write, &self.id, collection, document).await?);
         }
-        if removed > 0 {
-            self.record(&mut write, "subject.erased", &mark, json!({ "documents": removed })).await?;
+        // Edges forget what sessions keep of it; records and what was said of it know it no longer.
+        for statement in [
+            "DELETE FROM erasure WHERE tenant_id = $1 AND unit = $2",
+            "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'subject' AND unit = $2",
+            "UPDATE run SET subject = NULL WHERE tenant_id = $1 AND subject = $2",
+        ] {
+            sqlx::query(statement).bind(&self.id).bind(&unit).execute(&mut *write).await?;
         }
+        sqlx::query("INSERT INTO erasure (tenant_id, unit, at) VALUES ($1, $2, $3)")
+            .bind(&self.id)
+            .bind(&unit)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        self.record(&mut write, "subject.erased", &mark, json!({ "documents": removed })).await?;
         write.commit().await?;
         Ok(removed)
     }

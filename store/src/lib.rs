@@ -14,6 +14,7 @@ mod database;
 mod deployments;
 mod diff;
 mod embedding;
+mod epochs;
 mod experiments;
 mod identity;
 mod keys;
@@ -37,6 +38,7 @@ pub use content::{Content, Example, Examples, Kind, Link, PromptContent, PromptM
 pub use convert::Format;
 pub use database::restore;
 pub use deployments::{Deploy, Deployment};
+pub use epochs::Epoch;
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, StoreKeys, read_fleet_key, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};

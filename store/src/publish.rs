@@ -82,8 +82,18 @@ impl Store {
             None => None,
         };
         let mut written = 0;
-        let registry =
-            encode(&registry::assemble(self).await?).map_err(|error| PublishError::Encode(error.to_string()))?;
+        let mut registry = registry::assemble(self).await?;
+        if let Some(epoch) = self.rolled_back().await? {
+            // Prompts as they were. Keys, credentials and documents stay as they are: what was revoked or removed since
+            // does not come back.
+            let old = self.registry_of(&location, epoch, &trusted).await?;
+            for tenant in &mut registry.tenants {
+                let known = old.tenants.iter().find(|old| old.id == tenant.id);
+                tenant.prompts = known.map(|old| old.prompts.clone()).unwrap_or_default();
+                tenant.default_prompt = known.and_then(|old| old.default_prompt.clone());
+            }
+        }
+        let registry = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
         let registry = put_object(&location, registry, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
         let mut collections = Vec::new();
@@ -123,8 +133,10 @@ impl Store {
             let dead = put_dead(&location, &gone, &mut written).await?;
             collections.push(CollectionEntry { tenant: tenant_hex, name, segments, dead });
         }
-        let same =
-            before.as_ref().filter(|manifest| manifest.registry == registry && manifest.collections == collections);
+        let erased = self.erasures().await?;
+        let same = before.as_ref().filter(|manifest| {
+            manifest.registry == registry && manifest.collections == collections && manifest.erased == erased
+        });
         if let Some(manifest) = same {
             if now() - manifest.published_at > RENEWAL_MICROSECONDS {
                 let renewed = Manifest { published_at: now(), ..manifest.clone() };
@@ -139,7 +151,7 @@ impl Store {
             });
         }
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
-        let manifest = Manifest { epoch, published_at: now(), registry, collections };
+        let manifest = Manifest { epoch, published_at: now(), registry, collections, erased };
         self.put_manifest(&location, &manifest, &identity).await?;
         Ok(Publication { epoch, changed: true, segments_built: built, segments_kept: kept, bytes: written })
     }
@@ -151,6 +163,8 @@ impl Store {
         identity: &Identity,
     ) -> Result<(), PublishError> {
         let bytes = manifest.sign(&identity.signing_key).map_err(|error| PublishError::Encode(error.to_string()))?;
+        // Kept by its epoch first, so that whatever was in force can be gone back to.
+        location.put(&epoch_path(manifest.epoch), bytes.clone().into()).await?;
         location.put(&ObjectPath::from("manifest"), bytes.into()).await?;
         Ok(())
     }
@@ -379,7 +393,8 @@ impl Store {
         let Some(bytes) = read_manifest(&location).await? else { return Ok(0) };
         let trusted = [Identity::open(self.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
         let manifest = Manifest::verify(&bytes, &trusted)?;
-        let needed: HashSet<ObjectPath> = manifest.objects().map(|object| object_path(object.hash)).collect();
+        let mut needed: HashSet<ObjectPath> = manifest.objects().map(|object| object_path(object.hash)).collect();
+        needed.extend(self.keep_epochs(&location, &trusted).await?);
         let folder = ObjectPath::from("objects");
         let objects = location.list_with_delimiter(Some(&folder)).await?.objects;
         let old = |modified: i64| modified < now() - GRACE_MICROSECONDS;
@@ -502,7 +517,12 @@ async fn put_object(
     Ok(object)
 }
 
-fn object_path(hash: ObjectHash) -> ObjectPath {
+/// Where a manifest is kept that was in force; names sort as epochs do.
+pub(crate) fn epoch_path(epoch: u64) -> ObjectPath {
+    ObjectPath::from(format!("manifests/{epoch:020}"))
+}
+
+pub(crate) fn object_path(hash: ObjectHash) -> ObjectPath {
     ObjectPath::from(format!("objects/{}", hash.to_hex()))
 }
 

@@ -1,5 +1,6 @@
-//! The steps of a request, to be counted instead of timed: `steps NAME TIMES` does one of them so often and nothing else.
-//! The difference of two runs under an instruction counter is what the step costs, whatever the machine is busy with.
+//! Steps of a request, to be counted instead of timed: each is done a few times by a function of its own, whose name an
+//! instruction counter knows. `steps` under `valgrind --tool=callgrind` tells what they cost, whatever else the machine
+//! does.
 
 use serde_json::Value;
 use sluice_bench::chat::{self, Stream};
@@ -18,7 +19,6 @@ const STRETCH: usize = 64 << 10;
 const EVENTS: usize = 100;
 
 type Failure = Box<dyn Error>;
-type Step = Box<dyn FnMut() -> usize>;
 
 fn main() -> ExitCode {
     match run() {
@@ -30,45 +30,76 @@ fn main() -> ExitCode {
     }
 }
 
+/// How often each step is done; what is made at the first time counts little then.
+const TIMES: usize = 5;
+
 fn run() -> Result<(), Failure> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, times] = arguments.as_slice() else { return Err("usage: steps NAME TIMES".into()) };
-    let mut step = step(name)?;
-    let mut sum = 0;
-    for _ in 0..times.parse::<usize>()? {
-        sum += step();
+    let rules = Rules::default();
+    warm();
+    let english = corpus(|line| line["lang"] == "en" && !is_code(line))?;
+    let chinese = corpus(|line| line["lang"] == "zh")?;
+    let code = corpus(is_code)?;
+    let prose = prose()?;
+    let body = chat::body(2 << 10, &english.concat());
+    let stream = Stream::of(EVENTS, &rules);
+    let embedder = Embedder::shipped()?;
+    let questions: Vec<String> = prose.iter().map(|text| text.chars().take(60).collect()).collect();
+    for _ in 0..TIMES {
+        step::scrub_english(&english, &rules);
+        step::scrub_chinese(&chinese, &rules);
+        step::scrub_code(&code, &rules);
+        step::scrub_prose(&prose, &rules);
+        step::chat_body(&body, &rules);
+        step::stream_events(&stream);
+        step::embed_questions(&questions, embedder);
     }
-    black_box(sum);
     Ok(())
 }
 
-fn step(name: &str) -> Result<Step, Failure> {
-    let rules = Rules::default();
-    let searched = |texts: Vec<String>, rules: Rules| -> Step {
-        warm();
-        Box::new(move || texts.iter().map(|text| find(black_box(text), &rules).len()).sum())
-    };
-    Ok(match name {
-        "scrub-english" => searched(corpus(|line| line["lang"] == "en" && !is_code(line))?, rules),
-        "scrub-chinese" => searched(corpus(|line| line["lang"] == "zh")?, rules),
-        "scrub-code" => searched(corpus(is_code)?, rules),
-        "scrub-prose" => searched(prose()?, rules),
-        "chat-body" => {
-            warm();
-            let body = chat::body(2 << 10, &corpus(|line| line["lang"] == "en" && !is_code(line))?.concat());
-            Box::new(move || chat::scrubbed(black_box(&body).clone().into_bytes(), &rules).len())
-        }
-        "stream-event" => {
-            let stream = Stream::of(EVENTS, &rules);
-            Box::new(move || stream.restore().0)
-        }
-        "embed" => {
-            let embedder = Embedder::shipped()?;
-            let questions: Vec<String> = prose()?.iter().map(|text| text.chars().take(60).collect()).collect();
-            Box::new(move || questions.iter().map(|text| usize::from(embedder.embed(black_box(text)).is_some())).sum())
-        }
-        other => return Err(format!("there is no step {other}").into()),
-    })
+/// What is counted, by name.
+mod step {
+    use super::*;
+
+    /// Functions that do the same become one, so each says its name.
+    fn search(name: &str, texts: &[String], rules: &Rules) {
+        black_box(name);
+        black_box(texts.iter().map(|text| find(black_box(text), rules).len()).sum::<usize>());
+    }
+
+    #[inline(never)]
+    pub fn scrub_english(texts: &[String], rules: &Rules) {
+        search("english", texts, rules);
+    }
+
+    #[inline(never)]
+    pub fn scrub_chinese(texts: &[String], rules: &Rules) {
+        search("chinese", texts, rules);
+    }
+
+    #[inline(never)]
+    pub fn scrub_code(texts: &[String], rules: &Rules) {
+        search("code", texts, rules);
+    }
+
+    #[inline(never)]
+    pub fn scrub_prose(texts: &[String], rules: &Rules) {
+        search("prose", texts, rules);
+    }
+
+    #[inline(never)]
+    pub fn chat_body(body: &str, rules: &Rules) {
+        black_box(chat::scrubbed(black_box(body).as_bytes().to_vec(), rules));
+    }
+
+    #[inline(never)]
+    pub fn stream_events(stream: &Stream) {
+        black_box(stream.restore());
+    }
+
+    #[inline(never)]
+    pub fn embed_questions(questions: &[String], embedder: &Embedder) {
+        questions.iter().for_each(|question| drop(black_box(embedder.embed(question))));
+    }
 }
 
 /// The texts of the labelled corpus whose line is `wanted`.

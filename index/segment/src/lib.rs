@@ -10,11 +10,14 @@ mod manifest;
 mod passages;
 mod registry;
 mod sealed;
+mod unit;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
 pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
 pub use journal::{Feedback, JournalFile, Record, Run, journal_records};
-pub use manifest::{CollectionEntry, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry};
+pub use manifest::{
+    CollectionEntry, Erasure, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry,
+};
 pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
     ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptMessage,
@@ -23,6 +26,7 @@ pub use registry::{
 };
 
 pub use sealed::{fleet_public, seal, unseal};
+pub use unit::{unit_hash, unit_key};
 
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 

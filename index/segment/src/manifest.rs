@@ -23,6 +23,18 @@ pub struct Manifest {
     pub published_at: i64,
     pub registry: ObjectRef,
     pub collections: Vec<CollectionEntry>,
+    /// Subjects of whom edges forget what they keep, before they look at anything else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub erased: Vec<Erasure>,
+}
+
+/// A subject that was erased.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// [`unit_hash`](crate::unit_hash) of the subject, in hexadecimal.
+    pub unit: String,
+    /// Microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 /// An object and its size.
@@ -186,6 +198,7 @@ mod tests {
                 segments: vec![segment],
                 dead: None,
             }],
+            erased: vec![Erasure { unit: "0f".into(), at: 5 }],
         }
     }
 

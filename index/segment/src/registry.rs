@@ -1,15 +1,15 @@
 //! The configuration snapshot: everything an edge must know of keys and prompts, small and shipped whole.
 
 use crate::archive::Archived;
-use rkyv::{Archive, Serialize};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 /// All tenants.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
 pub struct Registry {
     pub tenants: Vec<Tenant>,
 }
 
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
 pub struct Tenant {
     pub id: [u8; 16],
     pub name: String,
@@ -21,7 +21,7 @@ pub struct Tenant {
 }
 
 /// A provider's credential, sealed to the fleet.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
 pub struct SealedSecret {
     pub name: String,
     /// The only place that it is sent to.
@@ -38,7 +38,7 @@ impl SealedSecret {
 }
 
 /// An API key. Revoked keys are not published.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Debug, PartialEq)]
 pub struct Key {
     pub id: [u8; 16],
     pub name: String,
@@ -55,7 +55,7 @@ pub struct Key {
 }
 
 /// A prompt in force in an environment.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Prompt {
     pub alias: String,
     pub environment: String,
@@ -67,7 +67,7 @@ pub struct Prompt {
 }
 
 /// A version with everything that it includes.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct PromptVersion {
     pub number: u32,
     pub messages: Vec<PromptMessage>,
@@ -84,14 +84,14 @@ pub struct PromptVersion {
     pub parameters: String,
 }
 
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct PromptMessage {
     pub role: String,
     pub template: String,
 }
 
 /// One more message for the users of whom `when` holds.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Rule {
     /// JSON: a string is an expression, an object a filter.
     pub when: String,
@@ -99,14 +99,14 @@ pub struct Rule {
 }
 
 /// A question and its answer.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Example {
     pub input: String,
     pub output: String,
 }
 
 /// A tool that a prompt brings.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Tool {
     pub name: String,
     pub description: String,
@@ -115,7 +115,7 @@ pub struct Tool {
 }
 
 /// A declared variable.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Variable {
     pub name: String,
     /// JSON: type, default, schema.
@@ -123,14 +123,14 @@ pub struct Variable {
 }
 
 /// An included template, by the name that includes it.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Partial {
     pub name: String,
     pub template: String,
 }
 
 /// A running experiment: a unit whose number falls into an arm's range gets the arm's version.
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Experiment {
     pub name: String,
     pub seed: String,
@@ -139,13 +139,32 @@ pub struct Experiment {
     pub arms: Vec<Arm>,
 }
 
-#[derive(Archive, Serialize, Debug, PartialEq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct Arm {
     pub name: String,
     /// The range of units, in 2⁻³² of all: its beginning, and its end, which is not in it.
     pub from: u64,
     pub to: u64,
     pub version: PromptVersion,
+}
+
+impl ArchivedRegistry {
+    /// Itself, out of its file.
+    pub fn to_owned(&self) -> Result<Registry, rancor::Error> {
+        rkyv::deserialize(self)
+    }
+
+    /// Whether any prompt has more examples or tools than a request gets.
+    pub fn chooses(&self) -> bool {
+        let of = |version: &ArchivedPromptVersion| {
+            version.examples.len() > version.most_examples.to_native() as usize
+                || version.tools.len() > version.most_tools.to_native() as usize
+        };
+        self.tenants.iter().flat_map(|tenant| tenant.prompts.iter()).any(|prompt| {
+            let mut arms = prompt.experiment.iter().flat_map(|experiment| experiment.arms.iter());
+            of(&prompt.version) || arms.any(|arm| of(&arm.version))
+        })
+    }
 }
 
 impl Archived for Registry {

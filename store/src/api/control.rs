@@ -3,7 +3,7 @@
 use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Page, Sent, done, etag, page};
 use crate::operators::Scope;
 use crate::{
-    Bundle, EdgeState, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
+    Bundle, EdgeState, Epoch, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
     OperatorRecord, RunRecord, SecretRecord, Setting, now,
 };
 use axum::Json;
@@ -34,6 +34,39 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(events))
         .routes(routes!(runs))
         .routes(routes!(edges))
+        .routes(routes!(epochs))
+        .routes(routes!(roll_back))
+        .routes(routes!(roll_forward))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Epochs {
+    /// Newest first.
+    epochs: Vec<Epoch>,
+}
+
+/// The publications that can be gone back to.
+#[utoipa::path(get, path = "/api/v1/epochs", responses((status = 200, body = Epochs)))]
+async fn epochs(caller: Caller) -> Answer<Json<Epochs>> {
+    caller.may(Scope::Admin)?;
+    Ok(Json(Epochs { epochs: caller.api.store.epochs(&caller.api.location).await? }))
+}
+
+/// Has the prompts of that epoch in force, for all tenants, until what is deployed is in force again. Keys, credentials and
+/// documents stay as they are.
+#[utoipa::path(post, path = "/api/v1/epochs/{epoch}/rollback", params(("epoch" = u64, Path)), responses((status = 200, body = Epochs)))]
+async fn roll_back(caller: Caller, At(epoch): At<u64>) -> Answer<Json<Epochs>> {
+    let location = Arc::clone(&caller.api.location);
+    caller.tenancy(Scope::Admin).await?.go_back(&location, Some(epoch)).await?;
+    epochs(caller).await
+}
+
+/// Has what is deployed in force again.
+#[utoipa::path(delete, path = "/api/v1/epochs/rollback", responses((status = 200, body = Epochs)))]
+async fn roll_forward(caller: Caller) -> Answer<Json<Epochs>> {
+    let location = Arc::clone(&caller.api.location);
+    caller.tenancy(Scope::Admin).await?.go_back(&location, None).await?;
+    epochs(caller).await
 }
 
 #[derive(Serialize, ToSchema)]

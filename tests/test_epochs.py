@@ -1,0 +1,150 @@
+"""Going back to an epoch, and erasures that overtake everything."""
+
+import json
+
+import pytest
+
+from harness import ALL_ASSERTS, Edge, Store, eventually, mark, request, user
+
+CONFIG = """\
+[server]
+listen = "LISTEN"
+admin_listen = "ADMIN"
+drain_timeout_seconds = 1
+
+[providers.mock]
+kind = "openai"
+base_url = "http://MOCK/v1"
+api_key_env = "MOCK_API_KEY"
+
+[routes.ask]
+provider = "mock"
+model = "m"
+prompt = "greeting"
+collections = ["facts"]
+scrub = ["ALL"]
+scrub_session_seconds = 3600
+"""
+
+
+def api(edge, method, path, body=None):
+    token = (edge.store.folder / "operator.token").read_text().strip()
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    return request(edge.admin, method, f"/api/v1/{path}", json.dumps(body) if body is not None else None, headers)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def up(request, tmp_path, mock, started):
+    url = request.getfixturevalue("postgres").database() if request.param == "postgres" else None
+    store = Store(tmp_path / "data", url)
+    store.put("greeting", "One.")
+    store.ingest_texts("facts", tents="# Tents\n\nKeep a tent dry.\n", boots="# Boots\n\nGrease the boots.\n")
+    edge = started(Edge(store, CONFIG.replace("MOCK/", f"{mock.base}/")))
+    edge.key = edge.new_key("first", asserts=ALL_ASSERTS)
+    return edge
+
+
+def prompt(edge, key=None):
+    body = edge.send("POST", "/v1/explain", user("How do I keep a tent dry?", model="ask"), key or edge.key).json()
+    return body["body"]["messages"][0]["content"], [hit["id"] for hit in body["context"]["hits"]]
+
+
+def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
+    store = up.store
+    doomed = up.new_key("doomed", asserts=ALL_ASSERTS)
+    before = up.epoch()
+    assert prompt(up)[0] == "One."
+    store.put("greeting", "Two.")
+    eventually("the second version is in force", lambda: prompt(up)[0] == "Two.")
+    store.run("key", "revoke", "doomed")
+    store.run("forget", "facts", "tents.md")
+    later = up.new_key("later", asserts=ALL_ASSERTS)
+    eventually("the key is revoked", lambda: up.send("GET", "/v1/models", key=doomed).status == 401)
+
+    said = store.run("epoch", "rollback", before).stdout
+    assert f"has the prompts of epoch {before}" in said
+    eventually("the old prompt is in force", lambda: prompt(up)[0] == "One.")
+    assert up.epoch() > before, "a roll-back is a new epoch"
+    # What was revoked, made or removed since then stays so.
+    assert up.send("GET", "/v1/models", key=doomed).status == 401
+    text, found = prompt(up, later)
+    assert text == "One." and "tents.md" not in found
+    # What is deployed meanwhile waits.
+    store.put("greeting", "Three.")
+    other = up.new_key("other", asserts=ALL_ASSERTS)
+    assert prompt(up, other)[0] == "One."
+    listed = api(up, "GET", "epochs").json()["epochs"]
+    assert [epoch["epoch"] for epoch in listed if epoch["rolled_back_to"]] == [before]
+    assert [epoch["epoch"] for epoch in listed] == sorted((epoch["epoch"] for epoch in listed), reverse=True)
+    assert "its prompts are in force" in store.run("epoch", "list").stdout
+    # An edge that starts now serves the same.
+    up.restart()
+    up.wait_ready()
+    assert prompt(up)[0] == "One."
+    assert api(up, "DELETE", "epochs/rollback").status == 200
+    eventually("what is deployed is in force again", lambda: prompt(up)[0] == "Three.")
+    # By the API, and what cannot be.
+    assert api(up, "POST", f"epochs/{before}/rollback").status == 200
+    eventually("the old prompt is in force", lambda: prompt(up)[0] == "One.")
+    store.run("epoch", "resume")
+    eventually("what is deployed is in force again", lambda: prompt(up)[0] == "Three.")
+    refused = api(up, "POST", "epochs/999999/rollback")
+    assert refused.status == 400 and "is not kept" in refused.json()["message"]
+    assert "is not kept" in store.run("epoch", "rollback", 999999, code=2).stderr
+    kinds = [event["kind"] for event in api(up, "GET", "events").json()["events"]]
+    assert "snapshot.rolled_back" in kinds
+
+
+def test_what_sessions_keep_of_an_erased_subject_is_forgotten(up):
+    def said(subject, said, **mock):
+        headers = {"x-sluice-session": "s", "x-sluice-subject": subject}
+        return up.chat(up.key, user(said, model="ask"), mock=mock or None, headers=headers).text
+
+    for subject in ("ann", "ben"):
+        said(subject, f"I am {subject}@example.com")
+    echo = {"reply": {"text": "Hello <EMAIL_1>!"}}
+    assert said("ann", "again", **echo) == "Hello ann@example.com!"
+    feedback = {"subject": "ann", "metric": "helpful", "value": True}
+    assert up.send("POST", "/v1/feedback", feedback, up.key).status == 202
+    assert api(up, "DELETE", "subjects/ann").status == 200
+    eventually("the session has forgotten", lambda: said("ann", "again", **echo) == "Hello <EMAIL_1>!", 10)
+    assert said("ben", "again", **echo) == "Hello ben@example.com!"
+    # After a start, too; and a new session of the same subject keeps what is said then.
+    up.restart()
+    up.wait_ready()
+    assert said("ann", "again", **echo) == "Hello <EMAIL_1>!"
+    assert said("ben", "again", **echo) == "Hello ben@example.com!"
+    said("ann", "Now I am anna@example.com")
+    assert said("ann", "again", **echo) == "Hello anna@example.com!"
+    up.restart()
+    up.wait_ready()
+    assert said("ann", "again", **echo) == "Hello anna@example.com!"
+
+
+def test_an_erasure_is_heeded_though_nothing_can_be_fetched(tmp_path, mock, started):
+    store = Store(tmp_path / "data")
+    store.put("greeting", "One.")
+    key = store.key(asserts=ALL_ASSERTS)
+    store.publish()
+    edge = started(Edge(store, CONFIG.replace("MOCK/", f"{mock.base}/"), command="serve"))
+    headers = {"x-sluice-session": "s", "x-sluice-subject": "ann"}
+    echo = {"reply": {"text": "Hello <EMAIL_1>!"}}
+    answer = edge.chat(key, user("I am ann@example.com", model="ask"), headers=headers)
+    assert answer.status == 200, answer.body
+    assert edge.chat(key, user("again", model="ask"), mock=echo, headers=headers).text == "Hello ann@example.com!"
+    # The new snapshot needs an object that is gone before the edge can fetch it.
+    objects = store.folder / "objects" / "objects"
+    known = {path.name for path in objects.iterdir()}
+    edge.child.send_signal(19)
+    try:
+        store.put("greeting", "Two.")
+        store.run("forget", "--subject", "ann")
+        store.publish()
+        for path in objects.iterdir():
+            if path.name not in known:
+                path.unlink()
+    finally:
+        edge.child.send_signal(18)
+    forgotten = lambda: edge.chat(key, user("again", model="ask"), mock=echo, headers=headers).text == "Hello <EMAIL_1>!"
+    eventually("the session has forgotten", forgotten, 10)
+    assert "One." in edge.send("POST", "/v1/explain", user("x", model="ask"), key).json()["body"]["messages"][0]["content"]
