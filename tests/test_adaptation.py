@@ -216,6 +216,7 @@ def test_a_prompt_without_context_engineering_is_its_messages_alone(coach, mock)
         ({"examples": {"pool": [{"input": "a", "output": "b"}] * 257}}, "257"),
         ({"tools": {"available": ["no such@x"]}}, "no such"),
         ({"fallback": [{"role": "tool", "content": "x"}]}, "tool"),
+        ({"parameters": {"tools": []}}, "beside the `tools`"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_place(coach, change, said):
@@ -241,6 +242,24 @@ def test_preview_shows_rules(coach):
     shown = request(coach.admin, "POST", "/api/v1/render", json.dumps(body), headers).json()
     assert [m["content"] for m in shown["messages"]][1:] == ["Assume knowledge. Call Li at 415-555-0132."]
     assert [v["name"] for v in shown["variables"]] == ["goods", "tone"]
+
+
+def test_prompts_and_their_tools_go_where_they_are_exported_to(coach, tmp_path):
+    coach.store.run("export", tmp_path / "bundle.json")
+    other = Store(tmp_path / "other")
+    other.run("import", tmp_path / "bundle.json", "--deploy", "production", "--keep-going")
+    assert "weather" in other.run("artifact", "tool", "list").stdout
+    assert "coach" in other.run("prompt", "list").stdout
+    other.publish()
+    key = other.key(asserts=ALL_ASSERTS)
+    other.publish()
+    edge = Edge(other, coach.config_file.read_text().replace(coach.base, "LISTEN").replace(coach.admin, "ADMIN"), "serve")
+    try:
+        body = user("Is there going to be rain in Paris tomorrow?", model="coach", sluice={"variables": GOODS})
+        adapted = edge.send("POST", "/v1/explain", body, key).json()["adapted"]
+        assert adapted["tools"] == ["weather"] and len(adapted["examples"]) == 1
+    finally:
+        edge.stop()
 
 
 def test_front_matter_declares_them_too(coach, mock):

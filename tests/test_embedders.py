@@ -48,10 +48,11 @@ class Handler(BaseHTTPRequestHandler):
         server.asked.append(body)
         server.keys.add(self.headers["authorization"])
         time.sleep(server.delay)
+        refused = any("unacceptable" in text for text in body["input"])
         data = [{"index": i, "object": "embedding", "embedding": embed(t, server.size)} for i, t in enumerate(body["input"])]
         # The order is the index's to tell.
         answer = json.dumps({"object": "list", "data": data[::-1], "model": body["model"]}).encode()
-        self.send_response(server.status)
+        self.send_response(400 if refused else server.status)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
@@ -230,6 +231,18 @@ def test_a_slow_or_broken_embedder_costs_its_time_limit_and_no_request(shop, vec
     assert "embedder_failed" in found(shop, "tent short")[2]
 
 
+def test_what_fails_keeps_nothing_else_waiting(shop, vectors):
+    # A collection before the others whose model nobody serves, and a text that the provider does not take.
+    shop.store.ingest_texts("aardvarks", one="# One\n\nAn aardvark digs.\n")
+    shop.store.run("collection", "model", "aardvarks", "unknown", "--dimensions", 8)
+    shop.store.ingest_texts("shop", odd="# Odd\n\nThis is unacceptable to the model.\n")
+    shop.store.run("collection", "model", "shop", "meaning", "--dimensions", 8)
+    embedded(shop)
+    first_is(shop, vectors, "a canvas shelter", "tents.md")
+    assert "odd.md" in found(shop, "unacceptable to the model")[1]
+    eventually("the log says so", lambda: "a text is refused" in shop.log(), 5)
+
+
 def test_vectors_may_come_with_their_documents(shop, vectors):
     def put(**document):
         return api(shop, "POST", "collections/given/documents", {"documents": [document]})
@@ -247,6 +260,9 @@ def test_vectors_may_come_with_their_documents(shop, vectors):
     shop.write_config(shop.config_file.read_text().replace('collections = ["shop"]', 'collections = ["given"]'))
     first_is(shop, vectors, "when is the delivery", "opaque")
     first_is(shop, vectors, "reimbursement please", "other")
+    # Equal texts with other vectors are two.
+    assert put(id="third", text="SKU 4712", vector=[0, 0, 0, 9]).json()["summary"]["duplicate_chunks"] == 0
+    first_is(shop, vectors, "shoes please", "third")
     # With a new vector it is another document.
     assert put(id="opaque", text="SKU 4711", vector=[3, 0, 0, 0]).json()["summary"]["new"] == 1
     first_is(shop, vectors, "canvas shelter please", "opaque")

@@ -91,6 +91,12 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
     refused = api(up, "POST", "epochs/999999/rollback")
     assert refused.status == 400 and "is not kept" in refused.json()["message"]
     assert "is not kept" in store.run("epoch", "rollback", 999999, code=2).stderr
+    # It is everybody's, so not for one who belongs to a tenant; and where something is protected, not for everybody.
+    for scopes, bound in [("admin,read", ["--bound"]), ("admin,read", [])]:
+        assert api(up, "PUT", "protected-environments", {"environments": ["production"]}).status == 200
+        said = store.run("operator", "create", f"o{len(bound)}", "--scopes", scopes, *bound).stdout
+        headers = {"authorization": f"Bearer {said.split()[-1]}"}
+        assert request(up.admin, "POST", f"/api/v1/epochs/{before}/rollback", None, headers).status == 403, said
     kinds = [event["kind"] for event in api(up, "GET", "events").json()["events"]]
     assert "snapshot.rolled_back" in kinds
 

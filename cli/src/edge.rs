@@ -129,7 +129,7 @@ impl Edge {
         }
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
         let forgetting = Arc::clone(&live);
-        follower.on_erasure(move |unit, at| forgetting.forget_subject(unit, at));
+        follower.on_erasure(move |units| forgetting.forget_subjects(units));
         tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key));
         let kept = Arc::clone(&live);
         tokio::spawn(async move { kept.keep_addresses().await });

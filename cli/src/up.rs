@@ -3,11 +3,10 @@
 use crate::edge::{Edge, control_runtime, load};
 use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
-use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use sluice_policies::grant::Assert;
 use sluice_proxy::Embedders;
-use sluice_store::{Content, Deploy, Identity, Kind, NewKey, PromptContent, Source, Store, Tenancy};
+use sluice_store::{Content, Deploy, Identity, Kind, Made, NewKey, NotMade, PromptContent, Source, Store, Tenancy};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -92,9 +91,15 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
 
 /// Has providers make the vectors that collections wait for.
 async fn keep_embedded(store: Store, embedders: Arc<Embedders>) {
-    let embed = |name: String, dimensions, texts| -> BoxFuture<'static, _> {
+    let embed = |name: String, dimensions, texts| -> Made {
         let embedders = Arc::clone(&embedders);
-        Box::pin(async move { embedders.documents(&name, dimensions, texts).await })
+        Box::pin(async move {
+            let made = embedders.documents(&name, dimensions, texts).await;
+            made.map_err(|error| match error.refused {
+                true => NotMade::Refused(error.reason),
+                false => NotMade::Failed(error.reason),
+            })
+        })
     };
     loop {
         match store.embed_pending(&embed).await {

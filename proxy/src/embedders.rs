@@ -55,6 +55,20 @@ pub struct EmbedderError {
     reason: String,
 }
 
+/// Why a model gave no vectors, in words for an operator.
+#[derive(Debug)]
+pub struct NoVectors {
+    pub reason: String,
+    /// Whether the texts were not to its liking, and would not be the next time.
+    pub refused: bool,
+}
+
+impl From<String> for NoVectors {
+    fn from(reason: String) -> NoVectors {
+        NoVectors { reason, refused: false }
+    }
+}
+
 impl Embedders {
     /// The models of `config`; those of `known` that did not change go on with their connections.
     pub fn of(config: &Config, known: &Embedders) -> Result<Embedders, EmbedderError> {
@@ -84,31 +98,40 @@ impl Embedders {
         self.all.iter().find(|embedder| embedder.model.id == id)
     }
 
-    /// The vectors of documents by the model with that name and length; the error is for an operator.
-    pub async fn documents(&self, name: &str, dimensions: usize, texts: Vec<String>) -> Result<Vec<Vec<f32>>, String> {
+    /// The vectors of documents by the model with that name and length.
+    pub async fn documents(
+        &self,
+        name: &str,
+        dimensions: usize,
+        texts: Vec<String>,
+    ) -> Result<Vec<Vec<f32>>, NoVectors> {
         let id = Model::remote(name, dimensions).id;
-        let embedder = self
-            .get(&id)
-            .ok_or_else(|| format!("no `[embedders.NAME]` has `model = \"{name}\"` and `dimensions = {dimensions}`"))?;
+        let embedder = self.get(&id).ok_or_else(|| {
+            NoVectors::from(format!("no `[embedders.NAME]` has `model = \"{name}\"` and `dimensions = {dimensions}`"))
+        })?;
         let rules = Rules::default();
         embedder.embed(texts.iter().map(|text| masked(text, &rules)).collect(), PATIENCE).await
     }
 
-    /// The vectors of a question by `models`, and why some are missing.
+    /// The vectors of a question by `models`, and why some are missing. It is masked first and cut to `most` characters
+    /// then, so that nothing is cut in two that would have been found whole.
     pub async fn question(
         &self,
         models: &[&Model],
         question: &str,
+        most: usize,
         rules: &Rules,
         secret: &[u8; 32],
     ) -> (Vec<(String, Vec<f32>)>, Option<&'static str>) {
-        let text = masked(question, rules);
-        let (mut vectors, mut missing) = (Vec::new(), None);
-        for model in models {
-            let found = match self.get(&model.id) {
+        let text: String = masked(question, rules).chars().take(most).collect();
+        let asked = models.iter().map(|model| async {
+            match self.get(&model.id) {
                 Some(embedder) => self.one(embedder, &text, secret).await,
                 None => Err("embedder_unknown"),
-            };
+            }
+        });
+        let (mut vectors, mut missing) = (Vec::new(), None);
+        for (model, found) in models.iter().zip(futures::future::join_all(asked).await) {
             match found {
                 Ok(vector) => vectors.push((model.id.clone(), vector.to_vec())),
                 Err(reason) => missing = Some(reason),
@@ -119,7 +142,7 @@ impl Embedders {
 
     async fn one(
         &self,
-        embedder: &RemoteEmbedder,
+        embedder: &Arc<RemoteEmbedder>,
         text: &str,
         secret: &[u8; 32],
     ) -> Result<Arc<Vec<f32>>, &'static str> {
@@ -132,24 +155,31 @@ impl Embedders {
         if embedder.rests() {
             return Err("embedder_rests");
         }
-        let patience = embedder.config.timeout;
-        let answered = tokio::time::timeout(patience, embedder.embed(vec![text.to_owned()], PATIENCE)).await;
-        let reason = match &answered {
-            Ok(Ok(_)) => None,
-            Ok(Err(reason)) => Some(reason.as_str()),
-            Err(_) => Some("it did not answer in time"),
-        };
-        embedder.note(reason);
-        let vector = match answered {
-            Ok(Ok(vectors)) => vectors.into_iter().next().and_then(unit).ok_or("embedder_failed")?,
-            Ok(Err(_)) => return Err("embedder_failed"),
-            Err(_) => return Err("embedder_timeout"),
-        };
-        let vector = Arc::new(vector);
-        if let Some(vectors) = &self.vectors {
-            vectors.insert(key, Arc::clone(&vector));
+        // A call that is too late for this question goes on: its answer is kept for the next, and its connection too.
+        let (asked, vectors, text) = (Arc::clone(embedder), self.vectors.clone(), text.to_owned());
+        let call = tokio::spawn(async move {
+            let vector = asked.embed(vec![text], PATIENCE).await?.into_iter().next().and_then(unit);
+            let vector = Arc::new(vector.ok_or_else(|| NoVectors::from("the vector has no direction".to_owned()))?);
+            if let Some(vectors) = vectors {
+                vectors.insert(key, Arc::clone(&vector));
+            }
+            Ok::<_, NoVectors>(vector)
+        });
+        match tokio::time::timeout(embedder.config.timeout, call).await {
+            Ok(Ok(Ok(vector))) => {
+                embedder.note(None);
+                Ok(vector)
+            }
+            Ok(Ok(Err(error))) => {
+                embedder.note(Some(&error.reason));
+                Err("embedder_failed")
+            }
+            Ok(Err(_)) => Err("embedder_failed"),
+            Err(_) => {
+                embedder.note(Some("it did not answer in time"));
+                Err("embedder_timeout")
+            }
         }
-        Ok(vector)
     }
 }
 
@@ -199,7 +229,7 @@ impl RemoteEmbedder {
     }
 
     /// One call. Vectors are cut to their first numbers, as models that may be shortened want it.
-    async fn embed(&self, texts: Vec<String>, patience: Duration) -> Result<Vec<Vec<f32>>, String> {
+    async fn embed(&self, texts: Vec<String>, patience: Duration) -> Result<Vec<Vec<f32>>, NoVectors> {
         let count = texts.len();
         let body = json!({ "model": self.config.model, "input": texts, "encoding_format": "float" });
         let mut request = self
@@ -218,12 +248,13 @@ impl RemoteEmbedder {
         let status = answer.status();
         if !status.is_success() {
             // What it says may repeat what was sent.
-            return Err(format!("it answered {status}"));
+            let refused = matches!(status.as_u16(), 400 | 413 | 422);
+            return Err(NoVectors { reason: format!("it answered {status}"), refused });
         }
         let mut read = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| chain(&error.without_url()))? {
             if read.len() + chunk.len() > MAX_ANSWER {
-                return Err(format!("its answer is larger than {} MiB", MAX_ANSWER >> 20));
+                return Err(format!("its answer is larger than {} MiB", MAX_ANSWER >> 20).into());
             }
             read.extend_from_slice(&chunk);
         }
@@ -231,12 +262,12 @@ impl RemoteEmbedder {
             .map_err(|error| format!("its answer is not what `/embeddings` gives: {error}"))?;
         read.data.sort_by_key(|one| one.index);
         if read.data.len() != count || read.data.iter().zip(0..).any(|(one, place)| one.index != place) {
-            return Err(format!("{count} texts became {} vectors", read.data.len()));
+            return Err(format!("{count} texts became {} vectors", read.data.len()).into());
         }
         let vectors = read.data.into_iter().map(|mut one| {
             let found = one.embedding.len();
             if found < self.model.dimensions {
-                return Err(format!("its vectors have {found} numbers, not {}", self.model.dimensions));
+                return Err(format!("its vectors have {found} numbers, not {}", self.model.dimensions).into());
             }
             one.embedding.truncate(self.model.dimensions);
             Ok(one.embedding)
@@ -257,7 +288,7 @@ struct One {
 }
 
 /// `text` with the kind of each finding in its place.
-fn masked(text: &str, rules: &Rules) -> String {
+pub fn masked(text: &str, rules: &Rules) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
     for finding in find(text, rules) {

@@ -1,5 +1,6 @@
 //! `POST /v1/feedback`: what somebody says of a run, a session or a subject.
 
+use crate::embedders::masked;
 use crate::intake::{Body, Intake};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_policies::grant::Assert;
-use sluice_scrub::{Rules, find};
+use sluice_scrub::Rules;
 use sluice_segment::{Feedback, Record, unit_hash};
 use std::borrow::Cow;
 
@@ -92,28 +93,10 @@ pub fn feedback(intake: &Intake, live: &Live) -> Result<Bytes, Refusal> {
         metric: Cow::Borrowed(&said.metric),
         source: Cow::Borrowed(&said.source),
         value,
-        comment: Cow::Owned(without_personal_data(&said.comment)),
+        comment: Cow::Owned(masked(&said.comment, &Rules::default())),
     });
     journal.append(&serde_json::to_vec(&record).unwrap_or_default());
     Ok(Bytes::from(json!({ "accepted": true }).to_string()))
-}
-
-/// The text with the kinds of what was found in the place of what was found.
-fn without_personal_data(text: &str) -> String {
-    let rules = Rules::default();
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    for finding in find(text, &rules) {
-        if finding.range.start >= at {
-            out.push_str(&text[at..finding.range.start]);
-            out.push('<');
-            out.push_str(rules.name(finding.kind));
-            out.push('>');
-            at = finding.range.end;
-        }
-    }
-    out.push_str(&text[at..]);
-    out
 }
 
 #[cfg(test)]
@@ -122,7 +105,7 @@ mod tests {
 
     #[test]
     fn comments_are_kept_without_personal_data() {
-        assert_eq!(without_personal_data("mail ann@example.com, good"), "mail <EMAIL>, good");
-        assert_eq!(without_personal_data("good"), "good");
+        assert_eq!(masked("mail ann@example.com, good", &Rules::default()), "mail <EMAIL>, good");
+        assert_eq!(masked("good", &Rules::default()), "good");
     }
 }

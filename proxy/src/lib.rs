@@ -51,7 +51,7 @@ mod upstreams;
 mod websocket;
 mod window;
 
-pub use embedders::{EmbedderError, Embedders};
+pub use embedders::{EmbedderError, Embedders, NoVectors};
 pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;
 pub use server::{ServeError, serve};

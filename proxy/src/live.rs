@@ -198,11 +198,9 @@ impl Live {
         }
     }
 
-    /// Forgets what sessions keep of a subject that was erased, by its hash.
-    pub fn forget_subject(&self, unit: &[u8; 16], at: i64) {
-        if let Some(sessions) = &self.sessions {
-            sessions.erase(unit, at);
-        }
+    /// Forgets what sessions keep of subjects that were erased, by their hashes; says whether it could.
+    pub fn forget_subjects(&self, units: &[([u8; 16], i64)]) -> bool {
+        self.sessions.as_ref().is_none_or(|sessions| sessions.erase(units))
     }
 
     /// What is in force, for building the next one on.

@@ -42,9 +42,10 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
         Body::Empty | Body::Unread => None,
     };
     let limit = plan.admitted.principal.prepared.config.recall.query_max_characters;
-    let query = query.map(|text| match text.char_indices().nth(limit) {
+    let whole = query;
+    let query = whole.as_ref().map(|text| match text.char_indices().nth(limit) {
         Some((end, _)) => text[..end].to_owned(),
-        None => text,
+        None => text.clone(),
     });
     let snapshot = plan.admitted.principal.prepared.snapshot.as_ref();
     let (Some(query), Some(snapshot)) = (query.filter(|query| !query.trim().is_empty()), snapshot) else {
@@ -78,7 +79,9 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
         (block, true, None)
     } else {
         let embedders = &plan.admitted.principal.prepared.embedders;
-        let (vectors, missing) = embedders.question(&models, &query, &plan.route.scrub, &live.cache_key).await;
+        let (vectors, missing) = embedders
+            .question(&models, whole.as_deref().unwrap_or_default(), limit, &plan.route.scrub, &live.cache_key)
+            .await;
         let block = search(&vectors);
         // What was found without a vector is good for this request, and the next one tries again.
         if missing.is_none() {

@@ -57,13 +57,14 @@ pub struct Follower {
     epoch: u64,
     /// Segments that are open already, by id and file hashes.
     open: HashMap<String, Arc<Segment>>,
-    /// Subjects that were erased, as the last manifest tells.
-    erased: Vec<Erasure>,
+    /// Erasures that were heeded, and those that still have to be.
+    heeded: HashSet<Erasure>,
+    waiting: Vec<Erasure>,
     forget: Option<Forget>,
 }
 
-/// What forgets a subject: its hash, and when it was erased.
-type Forget = Box<dyn Fn(&[u8; 16], i64) + Send + Sync>;
+/// What forgets subjects, each by its hash and when it was erased, in microseconds since 1970; says whether it has.
+type Forget = Box<dyn Fn(&[([u8; 16], i64)]) -> bool + Send + Sync>;
 
 impl Follower {
     /// `cache`: a folder that only this edge uses.
@@ -76,26 +77,31 @@ impl Follower {
             seen: Vec::new(),
             epoch: 0,
             open: HashMap::new(),
-            erased: Vec::new(),
+            heeded: HashSet::new(),
+            waiting: Vec::new(),
             forget: None,
         })
     }
 
-    /// Has `forget` told of every subject that was erased, from now on and of those before.
-    pub fn on_erasure(&mut self, forget: impl Fn(&[u8; 16], i64) + Send + Sync + 'static) {
+    /// Has `forget` told of every subject that was erased, from now on and of those before, until it has heeded them.
+    pub fn on_erasure(&mut self, forget: impl Fn(&[([u8; 16], i64)]) -> bool + Send + Sync + 'static) {
         self.forget = Some(Box::new(forget));
-        let known = std::mem::take(&mut self.erased);
-        self.tell_erasures(&known);
+        self.tell_erasures();
     }
 
-    fn tell_erasures(&mut self, erased: &[Erasure]) {
-        for erasure in erased.iter().filter(|erasure| !self.erased.contains(erasure)) {
-            let unit = id_of(&erasure.unit);
-            if let (Some(forget), Some(unit)) = (&self.forget, unit) {
-                forget(&unit, erasure.at);
-            }
+    /// Takes over what a manifest says of erasures.
+    fn note_erasures(&mut self, erased: &[Erasure]) {
+        self.waiting = erased.iter().filter(|erasure| !self.heeded.contains(erasure)).cloned().collect();
+        self.tell_erasures();
+    }
+
+    fn tell_erasures(&mut self) {
+        let Some(forget) = self.forget.as_ref().filter(|_| !self.waiting.is_empty()) else { return };
+        let units: Vec<([u8; 16], i64)> =
+            self.waiting.iter().filter_map(|erasure| Some((id_of(&erasure.unit)?, erasure.at))).collect();
+        if tokio::task::block_in_place(|| forget(&units)) {
+            self.heeded.extend(self.waiting.drain(..));
         }
-        self.erased = erased.to_vec();
     }
 
     /// The last state that this edge served, without asking the location; `None` when there is none that holds.
@@ -105,7 +111,7 @@ impl Follower {
         if !manifest.objects().all(|object| self.cache.has(object)) {
             return None;
         }
-        self.tell_erasures(&manifest.erased);
+        self.note_erasures(&manifest.erased);
         let snapshot = self.open_snapshot(&manifest).ok()?;
         self.epoch = manifest.epoch;
         self.seen = bytes;
@@ -120,6 +126,7 @@ impl Follower {
             Err(error) => return Err(error.into()),
         };
         if bytes == self.seen {
+            self.tell_erasures();
             return Ok(None);
         }
         let manifest = Manifest::verify(&bytes, &self.trusted)?;
@@ -127,7 +134,7 @@ impl Follower {
             return Err(SyncError::Epoch { found: manifest.epoch, known: self.epoch });
         }
         // Before anything is fetched, which may fail.
-        self.tell_erasures(&manifest.erased);
+        self.note_erasures(&manifest.erased);
         for object in manifest.objects() {
             if !self.cache.has(object) {
                 self.download(object).await?;

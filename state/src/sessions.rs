@@ -151,34 +151,47 @@ impl Sessions {
         self.wake.notify_one();
     }
 
-    /// Forgets all sessions of `owner`, once for an erasure: what it keeps later is its own affair.
-    pub fn erase(&self, owner: &[u8; 16], at: i64) {
-        if let Err(error) = self.try_erase(owner, at) {
-            tracing::error!(%error, "the sessions of an erased subject cannot be removed; it is tried again with the next snapshot");
+    /// Forgets all sessions of each owner, once for an erasure: what it keeps later is its own affair. Says whether it
+    /// could.
+    pub fn erase(&self, owners: &[([u8; 16], i64)]) -> bool {
+        let done = self.try_erase(owners);
+        if let Err(error) = &done {
+            tracing::error!(%error, "the sessions of erased subjects cannot be removed; it is tried again");
         }
+        done.is_ok()
     }
 
-    fn try_erase(&self, owner: &[u8; 16], at: i64) -> Result<(), redb::Error> {
-        let known = self.database.begin_read()?.open_table(ERASED)?.get(owner)?.map(|known| known.value());
-        if known.is_some_and(|known| known >= at) {
+    fn try_erase(&self, owners: &[([u8; 16], i64)]) -> Result<(), redb::Error> {
+        let known = self.database.begin_read()?.open_table(ERASED)?;
+        let mut new = Vec::new();
+        for (owner, at) in owners {
+            if known.get(owner)?.is_none_or(|known| known.value() < *at) {
+                new.push((owner, at));
+            }
+        }
+        if new.is_empty() {
             return Ok(());
         }
         let transaction = self.database.begin_write()?;
         {
-            // Under the lock of what waits, so that nothing older is written behind it.
-            let mut waiting = self.waiting.lock();
-            let gone: Vec<[u8; 32]> = waiting.rows.keys().filter(|row| row[..16] == owner[..]).copied().collect();
-            for row in gone {
-                if let Some(sealed) = waiting.rows.remove(&row) {
-                    waiting.bytes -= sealed.len();
-                }
-            }
-            let (mut first, mut last) = ([0; 32], [0xFF; 32]);
-            first[..16].copy_from_slice(owner);
-            last[..16].copy_from_slice(owner);
             let mut table = transaction.open_table(ROWS)?;
-            table.retain_in::<&[u8; 32], _>(&first..=&last, |_, _| false)?;
-            transaction.open_table(ERASED)?.insert(owner, at)?;
+            let mut erased = transaction.open_table(ERASED)?;
+            for (owner, at) in new {
+                // What waits is looked at again before it is written, so that nothing older comes behind this.
+                let mut waiting = self.waiting.lock();
+                let gone: Vec<[u8; 32]> = waiting.rows.keys().filter(|row| row[..16] == owner[..]).copied().collect();
+                for row in gone {
+                    if let Some(sealed) = waiting.rows.remove(&row) {
+                        waiting.bytes -= sealed.len();
+                    }
+                }
+                drop(waiting);
+                let (mut first, mut last) = ([0; 32], [0xFF; 32]);
+                first[..16].copy_from_slice(owner);
+                last[..16].copy_from_slice(owner);
+                table.retain_in::<&[u8; 32], _>(&first..=&last, |_, _| false)?;
+                erased.insert(owner, *at)?;
+            }
         }
         transaction.commit()?;
         Ok(())
@@ -353,16 +366,16 @@ mod tests {
             // One of the two still waits, perhaps.
             sessions.put(&id(1, 2), HOUR, b"c");
             assert_eq!(kept(&sessions), [true, true, true]);
-            sessions.erase(&[1; 16], 10);
+            assert!(sessions.erase(&[([1; 16], 10)]));
             assert_eq!(kept(&sessions), [false, false, true]);
         }
         let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
         assert_eq!(kept(&sessions), [false, false, true]);
         // What it keeps later is not the old erasure's affair, but a new one's.
         sessions.put(&id(1, 1), HOUR, b"d");
-        sessions.erase(&[1; 16], 10);
+        assert!(sessions.erase(&[([1; 16], 10)]));
         assert_eq!(kept(&sessions), [true, false, true]);
-        sessions.erase(&[1; 16], 11);
+        assert!(sessions.erase(&[([1; 16], 11), ([9; 16], 1)]));
         assert_eq!(kept(&sessions), [false, false, true]);
     }
 

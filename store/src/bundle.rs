@@ -300,7 +300,9 @@ impl Tenancy {
             };
             sqlx::query(end).execute(&mut *write).await?;
             match outcome {
-                Ok(Some(alias)) if artifact.kind.is_template() => deploy.push((artifact, alias)),
+                Ok(Some(alias)) if artifact.kind.is_template() || artifact.kind == Kind::Tool => {
+                    deploy.push((artifact, alias))
+                }
                 Ok(_) => {}
                 Err(error @ StoreError::Database(_)) => return Err(error),
                 Err(error) if import.keep_going => {
@@ -311,12 +313,29 @@ impl Tenancy {
                 }
             }
         }
+        // What others name goes first.
+        deploy.sort_by_key(|(artifact, _)| matches!(artifact.kind, Kind::Prompt | Kind::Persona));
         for (place, (artifact, alias)) in deploy.iter().enumerate() {
             // Of several files for one alias the last counts.
             let again = deploy[place + 1..].iter().any(|(other, name)| other.kind == artifact.kind && name == alias);
             if let Some(environment) = import.deploy_to.filter(|_| !again) {
                 let newest = artifact.versions.last().map(|version| version.hash.as_str()).unwrap_or_default();
-                self.deploy_hash(&mut write, artifact.kind, alias, environment, newest).await?;
+                sqlx::query("SAVEPOINT deployment").execute(&mut *write).await?;
+                let outcome = self.deploy_hash(&mut write, artifact.kind, alias, environment, newest).await;
+                let end = match &outcome {
+                    Ok(()) => "RELEASE SAVEPOINT deployment",
+                    Err(_) => "ROLLBACK TO SAVEPOINT deployment",
+                };
+                sqlx::query(end).execute(&mut *write).await?;
+                match outcome {
+                    Ok(()) => {}
+                    Err(error @ StoreError::Database(_)) => return Err(error),
+                    Err(error) if import.keep_going => {
+                        let reason = format!("it is not deployed: {error}");
+                        report.failed.push(FailedImport { name: alias.clone(), reason });
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(write.commit().await?)

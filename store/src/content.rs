@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 const MAX_BODY: usize = 1 << 20;
 /// Most rules, examples and tools of a prompt.
 const MAX_RULES: usize = 64;
-const MAX_EXAMPLES: usize = 256;
+pub(crate) const MAX_EXAMPLES: usize = 256;
 const MAX_TOOLS: usize = 128;
 
 /// Members of requests that are no parameters: what is asked, and how the answer travels.
@@ -383,6 +383,11 @@ impl Content {
                     return Err(invalid("a partial is one text, not several messages".to_owned()));
                 }
                 content.check_parts().map_err(invalid)?;
+                if content.tools.is_some() && content.parameters.contains_key("tools") {
+                    return Err(invalid(
+                        "`parameters` cannot hold `tools` beside the `tools` of the prompt".to_owned(),
+                    ));
+                }
                 let has_parts = !content.fallback.is_empty()
                     || !content.rules.is_empty()
                     || content.examples.is_some()

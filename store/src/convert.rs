@@ -3,7 +3,9 @@
 //! What has no meaning here is kept in `metadata` together with the original text, so that nothing is lost; what
 //! cannot be said in Jinja is an error that names the place.
 
-use crate::content::{Content, Example, Examples, Kind, OWNED, PromptContent, PromptMessage, Rule, Tools};
+use crate::content::{
+    Content, Example, Examples, Kind, MAX_EXAMPLES, OWNED, PromptContent, PromptMessage, Rule, Tools,
+};
 use crate::{Link, StoreError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -390,7 +392,12 @@ fn dynamic_context(dynamic: &Map<String, Value>, content: PromptContent, warning
             let input = text(example, &["input", "question", "user"])?;
             Some(Example { input, output: text(example, &["output", "answer", "assistant"])? })
         };
-        let pool: Vec<Example> = examples.get("example_pool")?.as_array()?.iter().filter_map(example).collect();
+        let mut pool: Vec<Example> = examples.get("example_pool")?.as_array()?.iter().filter_map(example).collect();
+        if pool.len() > MAX_EXAMPLES {
+            warnings
+                .push(format!("its `example_pool` has {} examples; the first {MAX_EXAMPLES} are taken", pool.len()));
+            pool.truncate(MAX_EXAMPLES);
+        }
         let max = examples.get("max_examples").and_then(Value::as_u64).and_then(|max| u32::try_from(max).ok());
         (!pool.is_empty()).then(|| Examples { pool, max: max.unwrap_or(3) })
     });

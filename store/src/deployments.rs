@@ -350,7 +350,7 @@ impl Tenancy {
     ) -> Result<(), StoreError> {
         match parts.floating.first() {
             Some(name) if self.is_protected(work, environment).await? => Err(StoreError::Invalid(format!(
-                "`{alias}` includes `{name}`, and `{environment}` is protected: include an exact version there, or the deployed one"
+                "`{alias}` follows `{name}`, and `{environment}` is protected: name an exact version there, or the deployed one"
             ))),
             _ => Ok(()),
         }

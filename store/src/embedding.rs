@@ -13,6 +13,8 @@ use std::ops::Range;
 
 /// Texts of one call to a provider.
 const BATCH: i64 = 64;
+/// Longest text that is sent, in bytes: about what models take.
+const MAX_TEXT: usize = 24 << 10;
 /// Longest name of a model, in bytes.
 const MAX_NAME: usize = 128;
 
@@ -105,55 +107,107 @@ impl Store {
     }
 
     /// Has `embed` make vectors for some of what waits for them, of the model with that name and length; says how many
-    /// texts that were. Taking personal data out of them is for `embed`.
-    pub async fn embed_pending(
-        &self,
-        embed: impl Fn(String, usize, Vec<String>) -> BoxFuture<'static, Result<Vec<Vec<f32>>, String>>,
-    ) -> Result<usize, StoreError> {
+    /// texts that were. What fails for one collection keeps no other waiting. Taking personal data out is for `embed`.
+    pub async fn embed_pending(&self, embed: impl Fn(String, usize, Vec<String>) -> Made) -> Result<usize, StoreError> {
         let find = "SELECT tenant_id, name, embed_model, embed_dimensions FROM collection WHERE embed_model <> '' ORDER BY tenant_id, name";
         let collections: Vec<(Vec<u8>, String, String, i64)> =
             sqlx::query_as(find).fetch_all(&mut *self.database.read(Whose::All).await?).await?;
-        let mut done = 0;
+        let (mut done, mut failed) = (0, None);
         for (tenant, collection, name, dimensions) in collections {
             let dimensions = usize::try_from(dimensions).unwrap_or(0);
-            let model = Model::remote(&name, dimensions);
             let find = format!("SELECT s.id, d.title, s.heading, s.text {PENDING} LIMIT $4");
             let rows: Vec<(Vec<u8>, String, String, String)> = sqlx::query_as(sqlx::AssertSqlSafe(find))
                 .bind(&tenant)
                 .bind(&collection)
-                .bind(&model.id)
+                .bind(Model::remote(&name, dimensions).id)
                 .bind(BATCH)
                 .fetch_all(&mut *self.database.read(Whose::All).await?)
                 .await?;
-            if rows.is_empty() {
+            let rows: Vec<(Vec<u8>, String)> = rows
+                .into_iter()
+                .map(|(id, title, heading, text)| {
+                    let mut text = searchable(&title, &heading, &text);
+                    text.truncate(text.floor_char_boundary(MAX_TEXT));
+                    (id, text)
+                })
+                .collect();
+            match self.embed_rows(&tenant, &name, dimensions, rows, &embed).await {
+                Ok(count) => done += count,
+                Err(reason) => {
+                    let reason = format!("`{collection}` gets no vectors of `{name}`: {reason}");
+                    failed.get_or_insert(StoreError::Invalid(reason));
+                }
+            }
+        }
+        match failed {
+            Some(error) if done == 0 => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    /// Texts that are refused together are tried in halves; one that is refused alone goes without a vector.
+    async fn embed_rows(
+        &self,
+        tenant: &[u8],
+        name: &str,
+        dimensions: usize,
+        rows: Vec<(Vec<u8>, String)>,
+        embed: &impl Fn(String, usize, Vec<String>) -> Made,
+    ) -> Result<usize, String> {
+        let model = Model::remote(name, dimensions).id;
+        let mut done = 0;
+        let mut parts = vec![rows];
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() {
                 continue;
             }
-            let text = |(_, title, heading, text): &(Vec<u8>, String, String, String)| searchable(title, heading, text);
-            let vectors = embed(name.clone(), dimensions, rows.iter().map(text).collect());
-            let vectors = vectors.await.map_err(|reason| {
-                StoreError::Invalid(format!("`{collection}` gets no vectors of `{name}`: {reason}"))
-            })?;
-            if vectors.len() != rows.len() || vectors.iter().any(|vector| vector.len() != dimensions) {
-                return Err(StoreError::Invalid(format!(
-                    "`{collection}` gets no vectors of `{name}`: {} texts became {} vectors, not all of {dimensions} numbers",
-                    rows.len(),
-                    vectors.len()
-                )));
-            }
-            let mut write = self.database.write(Whose::Tenant(&tenant)).await?;
-            for ((id, ..), vector) in rows.into_iter().zip(vectors) {
+            let texts = part.iter().map(|(_, text)| text.clone()).collect();
+            let vectors: Vec<Option<Vec<f32>>> = match embed(name.to_owned(), dimensions, texts).await {
+                Ok(vectors) if vectors.len() == part.len() && vectors.iter().all(|one| one.len() == dimensions) => {
+                    vectors.into_iter().map(unit).collect()
+                }
+                Ok(vectors) => {
+                    let (texts, count) = (part.len(), vectors.len());
+                    return Err(format!("{texts} texts became {count} vectors, not all of {dimensions} numbers"));
+                }
+                Err(NotMade::Refused(_)) if part.len() > 1 => {
+                    let half = part.split_off(part.len() / 2);
+                    parts.extend([half, part]);
+                    continue;
+                }
+                Err(NotMade::Refused(reason)) => {
+                    tracing::warn!(model = name, reason, "a text is refused; it is found by its words alone");
+                    vec![None]
+                }
+                Err(NotMade::Failed(reason)) => return Err(reason),
+            };
+            let stored = |error: StoreError| error.to_string();
+            let mut write = self.database.write(Whose::Tenant(tenant)).await.map_err(stored)?;
+            for ((id, _), vector) in part.into_iter().zip(vectors) {
                 sqlx::query("UPDATE snippet SET embed_model = $2, embedding = $3 WHERE id = $1")
                     .bind(id)
-                    .bind(&model.id)
-                    .bind(unit(vector).map(|vector| bytes_of(&vector)))
+                    .bind(&model)
+                    .bind(vector.map(|vector| bytes_of(&vector)))
                     .execute(&mut *write)
-                    .await?;
+                    .await
+                    .map_err(|error| error.to_string())?;
                 done += 1;
             }
-            write.commit().await?;
+            write.commit().await.map_err(|error| error.to_string())?;
         }
         Ok(done)
     }
+}
+
+/// Vectors to come.
+pub type Made = BoxFuture<'static, Result<Vec<Vec<f32>>, NotMade>>;
+
+/// Why there are no vectors; in words for an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NotMade {
+    /// The texts are not to the provider's liking.
+    Refused(String),
+    Failed(String),
 }
 
 /// A vector as it is stored.

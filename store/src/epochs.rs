@@ -1,22 +1,22 @@
 //! Epochs that were in force, and going back to one.
 
 use crate::database::Whose;
-use crate::publish::{epoch_path, object_path};
+use crate::publish::{epoch_path, object_path, read_manifest};
 use crate::{Identity, PublishError, Store, StoreError, Tenancy, now};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::Serialize;
 use serde_json::json;
-use sluice_segment::{Erasure, Manifest, Mapped, Registry, VerifyingKey, unit_hash, unit_key};
+use sluice_segment::{Erasure, Manifest, Mapped, ObjectRef, Registry, VerifyingKey, unit_hash, unit_key};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// Epochs that can be gone back to.
 const KEPT: usize = 32;
-/// How long edges are told of an erasure, in microseconds: longer than any of them may serve an old snapshot.
-const TOLD: i64 = 30 * 86_400_000_000;
+/// How long edges are told of an erasure, in microseconds: longer than a session can be kept.
+const TOLD: i64 = 366 * 86_400_000_000;
 
-/// A publication that is kept.
+/// A publication whose prompts, keys or credentials differed from those before it.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Epoch {
     pub epoch: u64,
@@ -32,7 +32,7 @@ impl Store {
         let trusted = [Identity::open(self.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
         let back_to = self.rolled_back().await?;
         let mut epochs = Vec::new();
-        for path in kept(location).await? {
+        for path in kept(location).await?.into_iter().take(KEPT) {
             let bytes = location.get(&path).await?.bytes().await?;
             // What another publisher left there is not ours to go back to.
             if let Ok(manifest) = Manifest::verify(&bytes, &trusted) {
@@ -57,25 +57,25 @@ impl Store {
         epoch: u64,
         trusted: &[VerifyingKey],
     ) -> Result<Registry, PublishError> {
-        let gone = || {
-            PublishError::Store(StoreError::Invalid(format!(
-                "epoch {epoch} is not kept at the snapshot location; the last {KEPT} are, see `sluice epoch list`"
-            )))
-        };
         let bytes = match location.get(&epoch_path(epoch)).await {
             Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Err(gone()),
+            Err(object_store::Error::NotFound { .. }) => return Err(gone(epoch)),
             Err(error) => return Err(error.into()),
         };
         let manifest = Manifest::verify(&bytes, trusted)?;
-        let bytes = match location.get(&object_path(manifest.registry.hash)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Err(gone()),
-            Err(error) => return Err(error.into()),
-        };
+        self.read_registry(location, &manifest.registry).await
+    }
+
+    /// A registry at `location`.
+    pub(crate) async fn read_registry(
+        &self,
+        location: &Arc<dyn ObjectStore>,
+        object: &ObjectRef,
+    ) -> Result<Registry, PublishError> {
+        let bytes = location.get(&object_path(object.hash)).await?.bytes().await?;
         let found = sluice_segment::ObjectHash::of(&bytes);
-        if found != manifest.registry.hash {
-            return Err(PublishError::Damaged { hash: manifest.registry.hash, found });
+        if found != object.hash {
+            return Err(PublishError::Damaged { hash: object.hash, found });
         }
         let file = tempfile::NamedTempFile::new()?;
         std::fs::write(file.path(), &bytes)?;
@@ -117,13 +117,35 @@ impl Store {
 impl Tenancy {
     /// Has the prompts of an epoch in force for all tenants, or again what is deployed. The caller publishes.
     pub async fn go_back(&self, location: &Arc<dyn ObjectStore>, epoch: Option<u64>) -> Result<(), PublishError> {
-        if let Some(epoch) = epoch {
-            let trusted = [Identity::open(self.store.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
-            self.store.registry_of(location, epoch, &trusted).await?;
-        }
+        // Nothing is swept away between looking and going.
+        let _alone = self.store.publish_alone().await?;
+        let kept = match epoch {
+            None => None,
+            Some(epoch) => {
+                let trusted =
+                    [Identity::open(self.store.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
+                let newest = read_manifest(location).await?.ok_or(PublishError::Nothing)?;
+                if epoch > Manifest::verify(&newest, &trusted)?.epoch {
+                    return Err(gone(epoch));
+                }
+                // An epoch that changed documents alone has the prompts of the one before it.
+                let at_most = epoch_path(epoch);
+                let path = kept(location).await?.into_iter().find(|path| *path <= at_most);
+                let bytes = location.get(&path.ok_or_else(|| gone(epoch))?).await?.bytes().await?;
+                let manifest = Manifest::verify(&bytes, &trusted)?;
+                self.store.read_registry(location, &manifest.registry).await?;
+                Some(manifest.epoch)
+            }
+        };
         let mut write = self.store.database.write(Whose::All).await?;
+        let protected: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM protected_environment").fetch_one(&mut *write).await?;
+        if protected > 0 && !self.protected_too {
+            let reason = "an environment is protected; it takes an operator with the scope `protected`";
+            return Err(StoreError::Forbidden(reason.to_owned()).into());
+        }
         sqlx::query("DELETE FROM rollback").execute(&mut *write).await?;
-        if let Some(epoch) = epoch {
+        if let Some(epoch) = kept {
             sqlx::query("INSERT INTO rollback (epoch, actor, at) VALUES ($1, $2, $3)")
                 .bind(i64::try_from(epoch).unwrap_or(i64::MAX))
                 .bind(&self.actor)
@@ -146,6 +168,12 @@ impl Tenancy {
             .map_err(|_| StoreError::Invalid("a tenant's id has not 16 bytes".to_owned()))?;
         Ok(unit_hash(&unit_key(&identity.pepper), tenant, "subject", subject))
     }
+}
+
+fn gone(epoch: u64) -> PublishError {
+    PublishError::Store(StoreError::Invalid(format!(
+        "epoch {epoch} is not kept at the snapshot location; see `sluice epoch list`"
+    )))
 }
 
 /// The manifests that are kept, newest first.

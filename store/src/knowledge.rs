@@ -468,6 +468,8 @@ impl Tenancy {
         for statement in [
             "DELETE FROM erasure WHERE tenant_id = $1 AND unit = $2",
             "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'subject' AND unit = $2",
+            "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'run' AND unit IN (SELECT id FROM run WHERE tenant_id = $1 AND subject = $2)",
+            "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'session' AND unit IN (SELECT session FROM run WHERE tenant_id = $1 AND subject = $2 AND session IS NOT NULL)",
             "UPDATE run SET subject = NULL WHERE tenant_id = $1 AND subject = $2",
         ] {
             sqlx::query(statement).bind(&self.id).bind(&unit).execute(&mut *write).await?;
@@ -614,11 +616,13 @@ fn prepare(mut document: Document, hash: Vec<u8>, mark: Option<&str>, embedder: 
         .into_iter()
         .map(|chunk| {
             let searchable = searchable(&document.title, &chunk.heading, &chunk.text);
-            let hash = match mark {
-                None => ObjectHash::of(searchable.as_bytes()),
-                Some(mark) => ObjectHash::of(format!("{mark}\0{searchable}").as_bytes()),
+            let mut known_by = match mark {
+                None => searchable.clone().into_bytes(),
+                Some(mark) => format!("{mark}\0{searchable}").into_bytes(),
             };
-            let hash = hash.0.to_vec();
+            // Equal texts with vectors of their own are two.
+            known_by.extend(given.iter().flat_map(|vector| bytes_of(vector)));
+            let hash = ObjectHash::of(&known_by).0.to_vec();
             let vector = given.clone().or_else(|| embedder?.embed(&searchable)).map(|vector| bytes_of(&vector));
             (chunk, hash, vector)
         })

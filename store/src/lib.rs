@@ -38,6 +38,7 @@ pub use content::{Content, Example, Examples, Kind, Link, PromptContent, PromptM
 pub use convert::Format;
 pub use database::restore;
 pub use deployments::{Deploy, Deployment};
+pub use embedding::{Made, NotMade};
 pub use epochs::Epoch;
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, StoreKeys, read_fleet_key, read_pepper, read_publisher_key};

@@ -86,11 +86,19 @@ impl Store {
         if let Some(epoch) = self.rolled_back().await? {
             // Prompts as they were. Keys, credentials and documents stay as they are: what was revoked or removed since
             // does not come back.
-            let old = self.registry_of(&location, epoch, &trusted).await?;
+            let mut old = self.registry_of(&location, epoch, &trusted).await;
+            if let (Err(error), Some(before)) = (&old, &before) {
+                // Revocations must not wait for it: what is in force stays in force.
+                tracing::error!(%error, epoch, "the epoch that was gone back to cannot be read; run `sluice epoch resume`");
+                old = self.read_registry(&location, &before.registry).await;
+            }
+            let old = old.map(|old| old.tenants).unwrap_or_default();
             for tenant in &mut registry.tenants {
-                let known = old.tenants.iter().find(|old| old.id == tenant.id);
-                tenant.prompts = known.map(|old| old.prompts.clone()).unwrap_or_default();
-                tenant.default_prompt = known.and_then(|old| old.default_prompt.clone());
+                // One that came later has what it has.
+                if let Some(known) = old.iter().find(|old| old.id == tenant.id) {
+                    tenant.prompts = known.prompts.clone();
+                    tenant.default_prompt = known.default_prompt.clone();
+                }
             }
         }
         let registry = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
@@ -140,7 +148,7 @@ impl Store {
         if let Some(manifest) = same {
             if now() - manifest.published_at > RENEWAL_MICROSECONDS {
                 let renewed = Manifest { published_at: now(), ..manifest.clone() };
-                self.put_manifest(&location, &renewed, &identity).await?;
+                self.put_manifest(&location, &renewed, &identity, false).await?;
             }
             return Ok(Publication {
                 epoch: manifest.epoch,
@@ -150,9 +158,10 @@ impl Store {
                 bytes: written,
             });
         }
+        let is_other = before.as_ref().is_none_or(|before| before.registry != registry);
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
         let manifest = Manifest { epoch, published_at: now(), registry, collections, erased };
-        self.put_manifest(&location, &manifest, &identity).await?;
+        self.put_manifest(&location, &manifest, &identity, is_other).await?;
         Ok(Publication { epoch, changed: true, segments_built: built, segments_kept: kept, bytes: written })
     }
 
@@ -161,10 +170,13 @@ impl Store {
         location: &Arc<dyn ObjectStore>,
         manifest: &Manifest,
         identity: &Identity,
+        keep: bool,
     ) -> Result<(), PublishError> {
         let bytes = manifest.sign(&identity.signing_key).map_err(|error| PublishError::Encode(error.to_string()))?;
         // Kept by its epoch first, so that whatever was in force can be gone back to.
-        location.put(&epoch_path(manifest.epoch), bytes.clone().into()).await?;
+        if keep {
+            location.put(&epoch_path(manifest.epoch), bytes.clone().into()).await?;
+        }
         location.put(&ObjectPath::from("manifest"), bytes.into()).await?;
         Ok(())
     }
@@ -327,12 +339,10 @@ impl Store {
                 }
             }
             // What still has vectors of the model before keeps them until it has those of the new one.
-            let of_another = |segment: &SegmentEntry| !segment.maker.starts_with(&maker(&model, true));
-            let joined = || {
-                let run = run_to_join(&entry.segments, &dead, share)?;
-                (run.len() == 1 || !entry.segments[run.clone()].iter().any(of_another)).then_some(run)
-            };
-            let Some(run) = run.or_else(joined) else { continue };
+            let makers = [maker(&model, true), maker(&model, false)];
+            let of_model = entry.segments.iter().rev().take_while(|segment| makers.contains(&segment.maker)).count();
+            let joined = || run_to_join(&entry.segments, of_model);
+            let Some(run) = run.or_else(|| hollow(&entry.segments, &dead, share)).or_else(joined) else { continue };
             let run = &entry.segments[run];
             let range = run[0].first..run[run.len() - 1].last + 1;
             // Before the snippets are read: what goes later is still listed as gone.
@@ -383,7 +393,7 @@ impl Store {
         }
         manifest.epoch = self.next_epoch(manifest.epoch, self.latest_change().await?).await?;
         manifest.published_at = now();
-        self.put_manifest(location, &manifest, identity).await
+        self.put_manifest(location, &manifest, identity, false).await
     }
 
     /// Removes objects that the published manifest does not name and that are older than an edge could still ask for;
@@ -409,7 +419,7 @@ impl Store {
     }
 
     /// Waits until nobody else publishes from this data folder or database.
-    async fn publish_alone(&self) -> Result<(File, Option<Work>), PublishError> {
+    pub(crate) async fn publish_alone(&self) -> Result<(File, Option<Work>), PublishError> {
         let file = File::options().create(true).append(true).open(self.folder().join("publish.lock"))?;
         let file = tokio::task::block_in_place(|| file.lock().map(|()| file))?;
         Ok((file, self.database.publish_alone().await?))
@@ -445,14 +455,19 @@ enum Gone {
     Any,
 }
 
-/// Which neighbouring segments should become one: many small ones, or one of which too much is gone.
-fn run_to_join(segments: &[SegmentEntry], dead: &[u64], share: Gone) -> Option<Range<usize>> {
+/// Which of the last `most` segments should become one: many small ones.
+fn run_to_join(segments: &[SegmentEntry], most: usize) -> Option<Range<usize>> {
     for tier in TIERS {
-        let small = segments.iter().rev().take_while(|segment| segment.passages <= tier).count();
+        let small = segments.iter().rev().take(most).take_while(|segment| segment.passages <= tier).count();
         if small >= RUN {
             return Some(segments.len() - small..segments.len());
         }
     }
+    None
+}
+
+/// A segment of which too much is gone.
+fn hollow(segments: &[SegmentEntry], dead: &[u64], share: Gone) -> Option<Range<usize>> {
     let is_hollow = |segment: &SegmentEntry| {
         let gone = dead.partition_point(|sequence| *sequence <= segment.last)
             - dead.partition_point(|sequence| *sequence < segment.first);
@@ -491,7 +506,7 @@ pub async fn verify_published(
     Ok(manifest)
 }
 
-async fn read_manifest(location: &Arc<dyn ObjectStore>) -> Result<Option<Vec<u8>>, PublishError> {
+pub(crate) async fn read_manifest(location: &Arc<dyn ObjectStore>) -> Result<Option<Vec<u8>>, PublishError> {
     match location.get(&ObjectPath::from("manifest")).await {
         Ok(found) => Ok(Some(found.bytes().await?.to_vec())),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -558,12 +573,14 @@ mod tests {
 
     #[test]
     fn small_neighbours_are_joined_and_large_ones_stay() {
-        assert_eq!(run_to_join(&segments(&[1_000_000, 60, 60, 60]), &[], Gone::Third), None);
-        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[60; 8]].concat()), &[], Gone::Third), Some(1..9));
-        assert_eq!(run_to_join(&segments(&[&[1_000_000][..], &[500; 7], &[3]].concat()), &[], Gone::Third), Some(1..9));
-        assert_eq!(
-            run_to_join(&segments(&[30, 30]), &[31, 32, 33, 34, 35, 36, 37, 38, 39, 40], Gone::Third),
-            Some(1..2)
-        );
+        let join = |sizes: &[u64], most| run_to_join(&segments(sizes), most);
+        assert_eq!(join(&[1_000_000, 60, 60, 60], 4), None);
+        let many = [&[1_000_000][..], &[60; 8]].concat();
+        assert_eq!(join(&many, 9), Some(1..9));
+        assert_eq!(join(&many, 7), None, "the others have vectors of another model");
+        assert_eq!(join(&[&[1_000_000][..], &[500; 7], &[3]].concat(), 9), Some(1..9));
+        assert_eq!(hollow(&segments(&[30, 30]), &(31..41).collect::<Vec<_>>(), Gone::Third), Some(1..2));
+        assert_eq!(hollow(&segments(&[30, 30]), &[31], Gone::Third), None);
+        assert_eq!(hollow(&segments(&[30, 30]), &[31], Gone::Any), Some(1..2));
     }
 }

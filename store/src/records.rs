@@ -115,6 +115,13 @@ impl Store {
                     };
                     done.unknown += u64::from(!known);
                 }
+                // What was on its way when its subject was erased comes without it.
+                for sql in [
+                    "UPDATE run SET subject = NULL WHERE subject IN (SELECT unit FROM erasure e WHERE e.tenant_id = run.tenant_id AND e.at >= run.at)",
+                    "DELETE FROM feedback WHERE unit_kind = 'subject' AND unit IN (SELECT unit FROM erasure e WHERE e.tenant_id = feedback.tenant_id AND e.at >= feedback.at)",
+                ] {
+                    sqlx::query(sql).execute(&mut *write).await?;
+                }
                 done.records += records.len() as u64;
                 done.batches += 1;
             }

@@ -73,8 +73,11 @@ impl Shelf {
             self.follow(environment, &name, &mut path, &mut found)?;
         }
         for name in content.tools.iter().flat_map(|tools| &tools.available) {
-            let tool = self.choose(environment, Kind::Tool, name, &mut found.floating)?;
-            found.tools.push(tool_of(name, tool)?);
+            let tool = tool_of(name, self.choose(environment, Kind::Tool, name, &mut found.floating)?)?;
+            if found.tools.iter().any(|known| known.name == tool.name) {
+                return Err(StoreError::Invalid(format!("two of its tools are called `{}`", tool.name)));
+            }
+            found.tools.push(tool);
         }
         Ok(found)
     }

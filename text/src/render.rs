@@ -202,7 +202,11 @@ impl Template {
             let value = values.get(name).or(default).ok_or_else(|| RenderError::Missing(name.clone()))?;
             context.insert(name.clone(), Value::from(minijinja::value::Serde(value)));
         }
-        context.entry(PROFILE.to_owned()).or_insert_with(|| profile(values));
+        // A prompt that means something else by that name gets what was given for it.
+        context.entry(PROFILE.to_owned()).or_insert_with(|| match values.get(PROFILE) {
+            Some(value) => Value::from(minijinja::value::Serde(value)),
+            None => profile(values),
+        });
         let context = Value::from_pairs(context);
         let wanted = self.roles.iter().enumerate().filter(|(index, _)| wanted(*index));
         let messages = wanted.map(|(index, role)| {
@@ -421,10 +425,14 @@ mod tests {
         ] {
             assert!(holds(expression, &with), "{expression}");
         }
-        for expression in ["profile.level == 'beginner'", "profile.age < 18", "'a' in profile.tags", "profile.a.b > 3"]
-        {
-            assert!(!holds(expression, &Variables::new()), "{expression}");
-        }
+        let unknown = |expression| holds(expression, &Variables::new());
+        assert!(
+            !unknown("profile.level == 'beginner'") && !unknown("'a' in profile.tags") && !unknown("profile.a.b > 3")
+        );
+        assert!(!unknown("profile.age is defined and profile.age < 18"));
+        // What is not known is less than any number, and unlike any text.
+        assert!(unknown("profile.age < 18") && unknown("profile.level != 'expert'"));
+        assert_eq!(render("{{ profile }}", json!({"profile": "Ann"})).unwrap(), "Ann");
         assert!(
             matches!(Condition::compile("other", &declared), Err(TemplateError::Undeclared(name)) if name == "other")
         );

@@ -29,7 +29,7 @@ pub struct Manifest {
 }
 
 /// A subject that was erased.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Erasure {
     /// [`unit_hash`](crate::unit_hash) of the subject, in hexadecimal.
     pub unit: String,

@@ -775,14 +775,14 @@ mod tests {
             ),
             (
                 Dialect::Messages,
-                r#"{"messages":[],"tools":[{"name":"b"}]}"#,
-                format!(r#"{{"messages":[],"tools":[{{{messages}}},{{"name":"b"}}]}}"#),
+                r#"{"messages":[{}],"tools":[{"name":"b"}]}"#,
+                format!(r#"{{"messages":[{{}}],"tools":[{{{messages}}},{{"name":"b"}}]}}"#),
             ),
             (
                 Dialect::Gemini,
-                r#"{"contents":[],"tools":[{"functionDeclarations":[{"name":"b"}]}]}"#,
+                r#"{"contents":[{}],"tools":[{"functionDeclarations":[{"name":"b"}]}]}"#,
                 format!(
-                    r#"{{"contents":[],"tools":[{{"functionDeclarations":[{{{a}}}]}},{{"functionDeclarations":[{{"name":"b"}}]}}]}}"#
+                    r#"{{"contents":[{{}}],"tools":[{{"functionDeclarations":[{{{a}}}]}},{{"functionDeclarations":[{{"name":"b"}}]}}]}}"#
                 ),
             ),
         ] {
@@ -792,8 +792,8 @@ mod tests {
             assert_eq!(splices.apply(envelope.text()), sent);
             // Without tools of its own the request gets both.
             for without in [
-                r#"{"contents":[],"messages":[],"input":[]}"#,
-                r#"{"tools":null,"contents":[],"messages":[],"input":[]}"#,
+                r#"{"contents":[{}],"messages":[{}],"input":[{}]}"#,
+                r#"{"tools":null,"contents":[{}],"messages":[{}],"input":[{}]}"#,
             ] {
                 let envelope = Envelope::parse(dialect, without.as_bytes().to_vec()).unwrap();
                 let mut splices = Splices::default();
@@ -815,7 +815,7 @@ mod tests {
             first(Dialect::Gemini, r#"{"contents":[{"parts":[{"text":"a"}]},{"role":"model","parts":[]}]}"#).unwrap(),
             "a"
         );
-        assert_eq!(first(Dialect::Chat, r#"{"messages":[]}"#), None);
+        assert_eq!(first(Dialect::Chat, r#"{"messages":[{"role":"system","content":"s"}]}"#), None);
     }
 
     #[test]

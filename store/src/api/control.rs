@@ -48,14 +48,15 @@ struct Epochs {
 /// The publications that can be gone back to.
 #[utoipa::path(get, path = "/api/v1/epochs", responses((status = 200, body = Epochs)))]
 async fn epochs(caller: Caller) -> Answer<Json<Epochs>> {
-    caller.may(Scope::Admin)?;
+    caller.may_all(Scope::Admin)?;
     Ok(Json(Epochs { epochs: caller.api.store.epochs(&caller.api.location).await? }))
 }
 
 /// Has the prompts of that epoch in force, for all tenants, until what is deployed is in force again. Keys, credentials and
-/// documents stay as they are.
+/// documents stay as they are. Where any environment is protected it takes the scope `protected` too.
 #[utoipa::path(post, path = "/api/v1/epochs/{epoch}/rollback", params(("epoch" = u64, Path)), responses((status = 200, body = Epochs)))]
 async fn roll_back(caller: Caller, At(epoch): At<u64>) -> Answer<Json<Epochs>> {
+    caller.may_all(Scope::Admin)?;
     let location = Arc::clone(&caller.api.location);
     caller.tenancy(Scope::Admin).await?.go_back(&location, Some(epoch)).await?;
     epochs(caller).await
@@ -64,6 +65,7 @@ async fn roll_back(caller: Caller, At(epoch): At<u64>) -> Answer<Json<Epochs>> {
 /// Has what is deployed in force again.
 #[utoipa::path(delete, path = "/api/v1/epochs/rollback", responses((status = 200, body = Epochs)))]
 async fn roll_forward(caller: Caller) -> Answer<Json<Epochs>> {
+    caller.may_all(Scope::Admin)?;
     let location = Arc::clone(&caller.api.location);
     caller.tenancy(Scope::Admin).await?.go_back(&location, None).await?;
     epochs(caller).await
