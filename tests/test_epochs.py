@@ -97,6 +97,7 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
         said = store.run("operator", "create", f"o{len(bound)}", "--scopes", scopes, *bound).stdout
         headers = {"authorization": f"Bearer {said.split()[-1]}"}
         assert request(up.admin, "POST", f"/api/v1/epochs/{before}/rollback", None, headers).status == 403, said
+        assert request(up.admin, "GET", "/api/v1/epochs", None, headers).status == 200
     kinds = [event["kind"] for event in api(up, "GET", "events").json()["events"]]
     assert "snapshot.rolled_back" in kinds
 

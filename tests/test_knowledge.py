@@ -156,7 +156,7 @@ def test_the_api_puts_and_removes_documents(up, operator):
     assert answer.status_code == 200, answer.text
     assert answer.json()["summary"]["new"] == 12
     listed = operator.get("/api/v1/collections").json()["collections"]
-    assert {"name": "notes", "documents": 12, "chunks": 12, "private_documents": 0} in listed
+    assert {"name": "notes", "documents": 12, "chunks": 12, "private_documents": 0, "unembedded_chunks": 0} in listed
     assert operator.delete("/api/v1/collections/notes/documents/n3").json() == {"removed": 1}
     again = operator.delete("/api/v1/collections/notes/documents/n3")
     assert (again.status_code, again.json()["code"]) == (404, "DOCUMENT_404")

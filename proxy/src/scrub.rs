@@ -111,6 +111,7 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
                 vault.reserve(added);
             }
             let session = session_of(plan, live).filter(|_| !rules.is_empty() && !listed);
+            let generation = session.map_or(0, |(sessions, ..)| sessions.generation());
             if let Some((sessions, id, _)) = session
                 && let Some(saved) = sessions.get(&id)
             {
@@ -127,7 +128,7 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
             if let Some((sessions, id, lifetime)) = session.filter(|_| !plan.explain)
                 && let Some(saved) = vault.saved(rules, MAX_SESSION)
             {
-                sessions.put(&id, lifetime, &saved);
+                sessions.put(&id, lifetime, &saved, generation);
             }
             Payload::Edited(splices)
         }

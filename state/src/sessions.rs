@@ -55,6 +55,9 @@ pub struct Sessions {
     max_bytes: u64,
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// How many times owners were erased, and for each erased one the count then.
+    generation: AtomicU64,
+    erased: Mutex<HashMap<[u8; 16], u64>>,
     dropped: AtomicU64,
     /// Bytes in the file's rows, at most; what replaced a row is counted twice until the next sweep.
     bytes: AtomicU64,
@@ -108,6 +111,8 @@ impl Sessions {
             max_bytes,
             waiting: Mutex::default(),
             wake: Condvar::new(),
+            generation: AtomicU64::new(0),
+            erased: Mutex::default(),
             dropped: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
@@ -117,6 +122,11 @@ impl Sessions {
         let writing = Arc::clone(&sessions);
         let writer = std::thread::Builder::new().name("sessions".to_owned()).spawn(move || writing.write()).ok();
         Ok(SessionsHandle(sessions, writer))
+    }
+
+    /// For [`put`](Sessions::put): what is read from now on was not erased before.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// What was put for this session last, unless its time is over.
@@ -133,11 +143,15 @@ impl Sessions {
         }
     }
 
-    /// Keeps `bytes` for this session until `lifetime` after now.
-    pub fn put(&self, id: &SessionId, lifetime: Duration, bytes: &[u8]) {
+    /// Keeps `bytes` for this session until `lifetime` after now, unless its owner was erased since `generation`: an
+    /// exchange that was under way then does not put back what it had read.
+    pub fn put(&self, id: &SessionId, lifetime: Duration, bytes: &[u8], generation: u64) {
         let row = id.row();
         let Some(sealed) = self.seal(&row, now() + lifetime.as_secs(), bytes) else { return };
         let mut waiting = self.waiting.lock();
+        if self.erased.lock().get(&id.owner).is_some_and(|erased| *erased > generation) {
+            return;
+        }
         // A disk that does not take anything must not fill the memory.
         if (waiting.bytes + sealed.len()) as u64 > self.max_bytes {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -176,9 +190,10 @@ impl Sessions {
         {
             let mut table = transaction.open_table(ROWS)?;
             let mut erased = transaction.open_table(ERASED)?;
-            for (owner, at) in new {
+            for (owner, at) in &new {
                 // What waits is looked at again before it is written, so that nothing older comes behind this.
                 let mut waiting = self.waiting.lock();
+                self.outdate(owner);
                 let gone: Vec<[u8; 32]> = waiting.rows.keys().filter(|row| row[..16] == owner[..]).copied().collect();
                 for row in gone {
                     if let Some(sealed) = waiting.rows.remove(&row) {
@@ -187,14 +202,21 @@ impl Sessions {
                 }
                 drop(waiting);
                 let (mut first, mut last) = ([0; 32], [0xFF; 32]);
-                first[..16].copy_from_slice(owner);
-                last[..16].copy_from_slice(owner);
+                first[..16].copy_from_slice(*owner);
+                last[..16].copy_from_slice(*owner);
                 table.retain_in::<&[u8; 32], _>(&first..=&last, |_, _| false)?;
-                erased.insert(owner, *at)?;
+                erased.insert(*owner, **at)?;
             }
         }
         transaction.commit()?;
+        // Who read before this may have read what is gone now.
+        new.iter().for_each(|(owner, _)| self.outdate(owner));
         Ok(())
+    }
+
+    /// Has nothing put back that was read of `owner` so far.
+    fn outdate(&self, owner: &[u8; 16]) {
+        self.erased.lock().insert(*owner, self.generation.fetch_add(1, Ordering::AcqRel) + 1);
     }
 
     /// Sessions that were lost because there was no room, or no disk.
@@ -360,19 +382,26 @@ mod tests {
         let kept = |sessions: &Sessions| [id(1, 1), id(1, 2), id(2, 1)].map(|id| sessions.get(&id).is_some());
         {
             let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
-            sessions.put(&id(1, 1), HOUR, b"a");
-            sessions.put(&id(2, 1), HOUR, b"b");
+            sessions.put(&id(1, 1), HOUR, b"a", sessions.generation());
+            sessions.put(&id(2, 1), HOUR, b"b", sessions.generation());
             sessions.flush(Duration::from_secs(5));
             // One of the two still waits, perhaps.
-            sessions.put(&id(1, 2), HOUR, b"c");
+            sessions.put(&id(1, 2), HOUR, b"c", sessions.generation());
             assert_eq!(kept(&sessions), [true, true, true]);
             assert!(sessions.erase(&[([1; 16], 10)]));
             assert_eq!(kept(&sessions), [false, false, true]);
         }
         let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
         assert_eq!(kept(&sessions), [false, false, true]);
+        // An exchange that was under way puts nothing back, and a later one may.
+        let before = sessions.generation();
+        assert!(sessions.erase(&[([3; 16], 1)]));
+        sessions.put(&id(3, 1), HOUR, b"old", before);
+        assert!(sessions.get(&id(3, 1)).is_none());
+        sessions.put(&id(3, 1), HOUR, b"new", sessions.generation());
+        assert!(sessions.get(&id(3, 1)).is_some());
         // What it keeps later is not the old erasure's affair, but a new one's.
-        sessions.put(&id(1, 1), HOUR, b"d");
+        sessions.put(&id(1, 1), HOUR, b"d", sessions.generation());
         assert!(sessions.erase(&[([1; 16], 10)]));
         assert_eq!(kept(&sessions), [true, false, true]);
         assert!(sessions.erase(&[([1; 16], 11), ([9; 16], 1)]));
@@ -389,8 +418,8 @@ mod tests {
         let file = folder.path().join("sessions");
         let sessions = Sessions::open(&file, &[7; 32], 1 << 20).unwrap();
         assert!(sessions.get(&id(1, 1)).is_none());
-        sessions.put(&id(1, 1), HOUR, b"originals");
-        sessions.put(&id(1, 2), Duration::ZERO, b"over at once");
+        sessions.put(&id(1, 1), HOUR, b"originals", sessions.generation());
+        sessions.put(&id(1, 2), Duration::ZERO, b"over at once", sessions.generation());
         assert_eq!(sessions.get(&id(1, 1)).unwrap().as_slice(), b"originals");
         assert!(sessions.get(&id(2, 1)).is_none() && sessions.get(&id(1, 2)).is_none());
         drop(sessions);
@@ -422,7 +451,7 @@ mod tests {
         let sessions = Sessions::open(&folder.path().join("sessions"), &[7; 32], 4 << 10).unwrap();
         for session in 1..=20 {
             let lifetime = if session <= 5 { Duration::ZERO } else { HOUR * u32::from(session) };
-            sessions.put(&id(1, session), lifetime, &[session; 300]);
+            sessions.put(&id(1, session), lifetime, &[session; 300], sessions.generation());
             sessions.flush(Duration::from_secs(10));
         }
         sessions.sweep(now()).unwrap();
@@ -433,7 +462,7 @@ mod tests {
         );
         // What had to go before its end is counted, and more than may wait is not taken at all.
         assert_eq!(sessions.dropped(), 15 - left.len() as u64);
-        sessions.put(&id(9, 9), HOUR, &[0; 5 << 10]);
+        sessions.put(&id(9, 9), HOUR, &[0; 5 << 10], sessions.generation());
         assert_eq!((sessions.dropped(), sessions.get(&id(9, 9)).is_none()), (16 - left.len() as u64, true));
     }
 }

@@ -48,7 +48,11 @@ struct Epochs {
 /// The publications that can be gone back to.
 #[utoipa::path(get, path = "/api/v1/epochs", responses((status = 200, body = Epochs)))]
 async fn epochs(caller: Caller) -> Answer<Json<Epochs>> {
-    caller.may_all(Scope::Admin)?;
+    caller.may(Scope::Read)?;
+    kept_epochs(&caller).await
+}
+
+async fn kept_epochs(caller: &Caller) -> Answer<Json<Epochs>> {
     Ok(Json(Epochs { epochs: caller.api.store.epochs(&caller.api.location).await? }))
 }
 
@@ -59,7 +63,7 @@ async fn roll_back(caller: Caller, At(epoch): At<u64>) -> Answer<Json<Epochs>> {
     caller.may_all(Scope::Admin)?;
     let location = Arc::clone(&caller.api.location);
     caller.tenancy(Scope::Admin).await?.go_back(&location, Some(epoch)).await?;
-    epochs(caller).await
+    kept_epochs(&caller).await
 }
 
 /// Has what is deployed in force again.
@@ -68,7 +72,7 @@ async fn roll_forward(caller: Caller) -> Answer<Json<Epochs>> {
     caller.may_all(Scope::Admin)?;
     let location = Arc::clone(&caller.api.location);
     caller.tenancy(Scope::Admin).await?.go_back(&location, None).await?;
-    epochs(caller).await
+    kept_epochs(&caller).await
 }
 
 #[derive(Serialize, ToSchema)]
