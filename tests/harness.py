@@ -322,6 +322,12 @@ class Edge(Process):
             headers["x-custom"] = mark
         return self.send("POST", "/v1/chat/completions", body, key, headers, timeout)
 
+    def api(self, method, path, body=None):
+        """A call of the store's API with everybody's token."""
+        token = (self.store.folder / "operator.token").read_text().strip()
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        return request(self.admin, method, f"/api/v1/{path}", None if body is None else json.dumps(body), headers)
+
     def wait_key(self, key, seconds=10):
         """Waits until the edge serves a snapshot that has this key."""
         def known():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, eventually, mark, request, user
+from harness import ALL_ASSERTS, Edge, Store, mark, user
 
 COACH = {
     "messages": [{"role": "system", "content": "You help in a shop for {{ goods }}."}],
@@ -193,10 +193,7 @@ def test_explain_tells_what_was_chosen(coach):
 def test_a_prompt_without_context_engineering_is_its_messages_alone(coach, mock):
     store = coach.store
     put(store, "plain", COACH)
-    token = (store.folder / "operator.token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    change = json.dumps({"context_engineering_enabled": False})
-    assert request(coach.admin, "PATCH", "/api/v1/artifacts/prompt/plain", change, headers).status == 200
+    assert coach.api("PATCH", "artifacts/prompt/plain", {"context_engineering_enabled": False}).status == 200
     coach.wait_key(store.key())
     body = user("hi", model="coach", sluice={"variables": {**GOODS, "profile": {"years": 12}}, "prompt": "plain"})
     body, headers = sent(coach, mock, body)
@@ -236,10 +233,7 @@ def test_tools_are_resolved_before_anybody_is_served(coach):
 
 
 def test_preview_shows_rules(coach):
-    token = (coach.store.folder / "operator.token").read_text().strip()
-    body = {"alias": "coach", "variables": {**GOODS, "profile": {"years": 12}}}
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    shown = request(coach.admin, "POST", "/api/v1/render", json.dumps(body), headers).json()
+    shown = coach.api("POST", "render", {"alias": "coach", "variables": {**GOODS, "profile": {"years": 12}}}).json()
     assert [m["content"] for m in shown["messages"]][1:] == ["Assume knowledge. Call Li at 415-555-0132."]
     assert [v["name"] for v in shown["variables"]] == ["goods", "tone"]
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-import harness
-from conftest import note
+from conftest import fill, note
 from harness import ALIVE, BINARY, Edge, Mock, Store, eventually
 
 RECORD = Path(__file__).with_name("cost.json")
@@ -136,9 +135,6 @@ class Counted(Edge):
             )
         ALIVE.append(self)
 
-    def wait_ready(self, seconds=120):
-        super().wait_ready(seconds)
-
 
 def send(edge, key, name, count):
     """So many requests on one connection, each read to its end."""
@@ -156,8 +152,6 @@ def send(edge, key, name, count):
 @pytest.fixture(scope="module")
 def stored(folder):
     store = Store(folder / "cost")
-    from conftest import fill
-
     fill(store)
     store.counted_key = store.key()
     store.publish()

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, eventually, request, user
+from harness import ALL_ASSERTS, Edge, Store, eventually, user
 
 # A model that knows what a few words mean: each meaning is a direction.
 MEANINGS = [
@@ -119,12 +119,6 @@ def shop(request, tmp_path, mock, vectors, started):
     return edge
 
 
-def api(edge, method, path, body=None):
-    token = (edge.store.folder / "operator.token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    return request(edge.admin, method, f"/api/v1/{path}", json.dumps(body) if body is not None else None, headers)
-
-
 def found(edge, question, **steering):
     """Ids of what is found by vectors, ids of all, and the header."""
     body = user(question, model="ask", sluice=steering)
@@ -137,7 +131,7 @@ def found(edge, question, **steering):
 def embedded(edge, collection="shop"):
     """Waits until every chunk has its vector and edges serve it."""
     def whole():
-        rows = [row for row in api(edge, "GET", "collections").json()["collections"] if row["name"] == collection]
+        rows = [row for row in edge.api("GET", "collections").json()["collections"] if row["name"] == collection]
         return rows and "model" in rows[0] and rows[0]["unembedded_chunks"] == 0
 
     eventually("all chunks are embedded", whole, 20)
@@ -156,7 +150,7 @@ def first_is(edge, vectors, question, document, seconds=20):
 def test_a_collection_is_embedded_anew_in_the_background_and_serves_meanwhile(shop, vectors):
     assert found(shop, "Keep a tent dry")[1][0] == "tents.md"
     vectors.delay = 1.0
-    assert api(shop, "PUT", "collections/shop/model", {"model": {"model": "meaning", "dimensions": 8}}).status == 200
+    assert shop.api("PUT", "collections/shop/model", {"model": {"model": "meaning", "dimensions": 8}}).status == 200
     # While vectors are made, the old ones serve.
     by_vector, everything, _ = found(shop, "Keep a tent dry")
     assert everything[0] == "tents.md" and "tents.md" in by_vector
@@ -192,7 +186,7 @@ def test_new_documents_are_found_by_words_at_once_and_by_vectors_soon(shop, vect
     vectors.delay = 0.5
     document = {"id": "boots", "text": "Sturdy boots for the fells."}
     private = {"id": "mine", "text": "The customer's own shoes were resoled.", "subject": "u1"}
-    assert api(shop, "POST", "collections/shop/documents", {"documents": [document, private]}).status == 200
+    assert shop.api("POST", "collections/shop/documents", {"documents": [document, private]}).status == 200
     eventually("words find it", lambda: found(shop, "sturdy fells")[1][:1] == ["boots"], 5, 0.05)
     vectors.delay = 0.0
     first_is(shop, vectors, "any footwear?", "boots")
@@ -245,7 +239,7 @@ def test_what_fails_keeps_nothing_else_waiting(shop, vectors):
 
 def test_vectors_may_come_with_their_documents(shop, vectors):
     def put(**document):
-        return api(shop, "POST", "collections/given/documents", {"documents": [document]})
+        return shop.api("POST", "collections/given/documents", {"documents": [document]})
 
     refused = put(id="a", text="x", vector=[1, 0, 0, 0])
     assert refused.status == 400 and "sluice collection" in refused.json()["message"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, eventually, mark, request, user
+from harness import ALL_ASSERTS, Edge, Store, eventually, request, user
 
 CONFIG = """\
 [server]
@@ -25,12 +25,6 @@ collections = ["facts"]
 scrub = ["ALL"]
 scrub_session_seconds = 3600
 """
-
-
-def api(edge, method, path, body=None):
-    token = (edge.store.folder / "operator.token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    return request(edge.admin, method, f"/api/v1/{path}", json.dumps(body) if body is not None else None, headers)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -73,7 +67,7 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
     store.put("greeting", "Three.")
     other = up.new_key("other", asserts=ALL_ASSERTS)
     assert prompt(up, other)[0] == "One."
-    listed = api(up, "GET", "epochs").json()["epochs"]
+    listed = up.api("GET", "epochs").json()["epochs"]
     assert [epoch["epoch"] for epoch in listed if epoch["rolled_back_to"]] == [before]
     assert [epoch["epoch"] for epoch in listed] == sorted((epoch["epoch"] for epoch in listed), reverse=True)
     assert "its prompts are in force" in store.run("epoch", "list").stdout
@@ -81,24 +75,24 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
     up.restart()
     up.wait_ready()
     assert prompt(up)[0] == "One."
-    assert api(up, "DELETE", "epochs/rollback").status == 200
+    assert up.api("DELETE", "epochs/rollback").status == 200
     eventually("what is deployed is in force again", lambda: prompt(up)[0] == "Three.")
     # By the API, and what cannot be.
-    assert api(up, "POST", f"epochs/{before}/rollback").status == 200
+    assert up.api("POST", f"epochs/{before}/rollback").status == 200
     eventually("the old prompt is in force", lambda: prompt(up)[0] == "One.")
     store.run("epoch", "resume")
     eventually("what is deployed is in force again", lambda: prompt(up)[0] == "Three.")
-    refused = api(up, "POST", "epochs/999999/rollback")
+    refused = up.api("POST", "epochs/999999/rollback")
     assert refused.status == 400 and "is not kept" in refused.json()["message"]
     assert "is not kept" in store.run("epoch", "rollback", 999999, code=2).stderr
     # It is everybody's, so not for one who belongs to a tenant; and where something is protected, not for everybody.
     for scopes, bound in [("admin,read", ["--bound"]), ("admin,read", [])]:
-        assert api(up, "PUT", "protected-environments", {"environments": ["production"]}).status == 200
+        assert up.api("PUT", "protected-environments", {"environments": ["production"]}).status == 200
         said = store.run("operator", "create", f"o{len(bound)}", "--scopes", scopes, *bound).stdout
         headers = {"authorization": f"Bearer {said.split()[-1]}"}
         assert request(up.admin, "POST", f"/api/v1/epochs/{before}/rollback", None, headers).status == 403, said
         assert request(up.admin, "GET", "/api/v1/epochs", None, headers).status == 200
-    kinds = [event["kind"] for event in api(up, "GET", "events").json()["events"]]
+    kinds = [event["kind"] for event in up.api("GET", "events").json()["events"]]
     assert "snapshot.rolled_back" in kinds
 
 
@@ -113,7 +107,7 @@ def test_what_sessions_keep_of_an_erased_subject_is_forgotten(up):
     assert said("ann", "again", **echo) == "Hello ann@example.com!"
     feedback = {"subject": "ann", "metric": "helpful", "value": True}
     assert up.send("POST", "/v1/feedback", feedback, up.key).status == 202
-    assert api(up, "DELETE", "subjects/ann").status == 200
+    assert up.api("DELETE", "subjects/ann").status == 200
     eventually("the session has forgotten", lambda: said("ann", "again", **echo) == "Hello <EMAIL_1>!", 10)
     assert said("ben", "again", **echo) == "Hello ben@example.com!"
     # After a start, too; and a new session of the same subject keeps what is said then.

@@ -75,6 +75,11 @@ impl Stream {
     }
 }
 
+/// Whether a line of the labelled corpus is source code, a configuration or the like.
+pub fn is_code(line: &Value) -> bool {
+    matches!(line["kind"].as_str(), Some("code" | "neg-code" | "neg-lock" | "neg-cfg" | "env"))
+}
+
 /// `text` as often as it takes for `size` bytes.
 pub fn repeated(text: &str, size: usize) -> String {
     let mut out = text.repeat(size / text.len().max(1) + 1);

@@ -57,8 +57,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub fn of<'t>(texts: impl Iterator<Item = &'t str>, embedder: &Embedder) -> Pool {
-        Pool { vectors: texts.map(|text| embedder.embed(text)).collect() }
+    pub fn of(texts: impl Iterator<Item = impl AsRef<str>>, embedder: &Embedder) -> Pool {
+        Pool { vectors: texts.map(|text| embedder.embed(text.as_ref())).collect() }
     }
 
     /// The places of the `most` texts that are most like `question`, the likest last. Where the model knows nothing of

@@ -280,7 +280,7 @@ fn counts_tokens(config: &Config) -> bool {
 
 /// Begins to load what the routes of `config` need: the vocabulary behind estimates, while requests are served already;
 /// the scrubber's tables at once, since nothing leaves without them.
-pub fn warm(config: &Config) {
+fn warm(config: &Config) {
     if counts_tokens(config) && !sluice_text::token_counter_is_warm() {
         drop(std::thread::Builder::new().name("vocabulary".to_owned()).spawn(sluice_text::warm_token_counter));
     }

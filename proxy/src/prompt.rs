@@ -75,11 +75,7 @@ impl<T> Choice<T> {
         let (true, Some(embedder)) = (self.all.len() > self.most, embedder) else {
             return self.all.iter().take(self.most).collect();
         };
-        let texts: Vec<String> = match self.pool.get() {
-            Some(_) => Vec::new(),
-            None => self.all.iter().map(text).collect(),
-        };
-        let pool = self.pool.get_or_init(|| Pool::of(texts.iter().map(String::as_str), embedder));
+        let pool = self.pool.get_or_init(|| Pool::of(self.all.iter().map(text), embedder));
         pool.nearest(question, self.most, embedder).into_iter().filter_map(|place| self.all.get(place)).collect()
     }
 }

@@ -42,13 +42,11 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
         Body::Empty | Body::Unread => None,
     };
     let limit = plan.admitted.principal.prepared.config.recall.query_max_characters;
-    let whole = query;
-    let query = whole.as_ref().map(|text| match text.char_indices().nth(limit) {
-        Some((end, _)) => text[..end].to_owned(),
-        None => text.clone(),
-    });
+    let whole = query.unwrap_or_default();
+    let end = whole.char_indices().nth(limit).map_or(whole.len(), |(end, _)| end);
+    let query = &whole[..end];
     let snapshot = plan.admitted.principal.prepared.snapshot.as_ref();
-    let (Some(query), Some(snapshot)) = (query.filter(|query| !query.trim().is_empty()), snapshot) else {
+    let (Some(query), Some(snapshot)) = (Some(query).filter(|query| !query.trim().is_empty()), snapshot) else {
         let context = Context { block: Arc::default(), cache: "none", degraded: Some("no_user_text") };
         return Recalled { plan, context: Some(context) };
     };
@@ -61,9 +59,9 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
     let missing = plan.collections.iter().any(|name| snapshot.library.lacks(scope, name));
     let bucket = now_microseconds() / BUCKET_MICROSECONDS;
     let ranking = plan.route.ranking((bucket * BUCKET_MICROSECONDS) as f64 / 1e6);
-    let key = cache_key(&plan, &ranking, bucket, scope, snapshot, &query, &live.cache_key);
+    let key = cache_key(&plan, &ranking, bucket, scope, snapshot, query, &live.cache_key);
     let search = |vectors: &[(String, Vec<f32>)]| {
-        let asked = Query::new(scope, &plan.collections, &query)
+        let asked = Query::new(scope, &plan.collections, query)
             .with_ranking(ranking.clone())
             .with_filter(plan.filter.clone())
             .with_vectors(vectors);
@@ -79,9 +77,7 @@ pub async fn recall(plan: Plan, live: &Live) -> Recalled {
         (block, true, None)
     } else {
         let embedders = &plan.admitted.principal.prepared.embedders;
-        let (vectors, missing) = embedders
-            .question(&models, whole.as_deref().unwrap_or_default(), limit, &plan.route.scrub, &live.cache_key)
-            .await;
+        let (vectors, missing) = embedders.question(&models, &whole, limit, &plan.route.scrub, &live.cache_key).await;
         let block = search(&vectors);
         // What was found without a vector is good for this request, and the next one tries again.
         if missing.is_none() {

@@ -5,7 +5,7 @@ use crate::live::Live;
 use crate::plan::Plan;
 use sluice_config::History;
 use sluice_index::{Spoken, Strategy, keep};
-use sluice_text::{count_tokens, estimate_tokens, term_hashes, token_counter_is_warm};
+use sluice_text::{about_tokens, term_hashes, token_counter_is_warm};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -116,14 +116,12 @@ fn is_opaque(written: &str) -> bool {
 
 /// Counts are kept, since a conversation comes again with every turn.
 fn measure(written: &str, live: &Live) -> Arc<Measured> {
-    let measured = |tokens| Arc::new(Measured { tokens, terms: OnceLock::new() });
-    // The vocabulary is still being loaded.
-    if !token_counter_is_warm() {
-        return measured(if is_opaque(written) { OPAQUE_TOKENS } else { estimate_tokens(written) });
-    }
-    let count = || measured(if is_opaque(written) { OPAQUE_TOKENS } else { count_tokens(written) });
-    // Hashing and looking up a short text costs more than counting it.
-    if written.len() < 32 {
+    let count = || {
+        let tokens = if is_opaque(written) { OPAQUE_TOKENS } else { about_tokens(written) };
+        Arc::new(Measured { tokens, terms: OnceLock::new() })
+    };
+    // Hashing and looking up a short text costs more than counting it, and an estimate is not kept.
+    if written.len() < 32 || !token_counter_is_warm() {
         return count();
     }
     let key = *blake3::keyed_hash(&live.cache_key, written.as_bytes()).as_bytes();

@@ -55,7 +55,7 @@ pub struct Sessions {
     max_bytes: u64,
     waiting: Mutex<Waiting>,
     wake: Condvar,
-    /// How many times owners were erased, and for each erased one the count then.
+    /// How many times owners were erased, and for each erased one the count then (the highest number while it goes on).
     generation: AtomicU64,
     erased: Mutex<HashMap<[u8; 16], u64>>,
     dropped: AtomicU64,
@@ -191,9 +191,10 @@ impl Sessions {
             let mut table = transaction.open_table(ROWS)?;
             let mut erased = transaction.open_table(ERASED)?;
             for (owner, at) in &new {
-                // What waits is looked at again before it is written, so that nothing older comes behind this.
+                // What waits is looked at again before it is written, so that nothing older comes behind this. Nothing
+                // is put for this owner until the rows are gone: it may have been read before they were.
                 let mut waiting = self.waiting.lock();
-                self.outdate(owner);
+                self.erased.lock().insert(**owner, u64::MAX);
                 let gone: Vec<[u8; 32]> = waiting.rows.keys().filter(|row| row[..16] == owner[..]).copied().collect();
                 for row in gone {
                     if let Some(sealed) = waiting.rows.remove(&row) {
@@ -210,13 +211,11 @@ impl Sessions {
         }
         transaction.commit()?;
         // Who read before this may have read what is gone now.
-        new.iter().for_each(|(owner, _)| self.outdate(owner));
+        for (owner, _) in new {
+            let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+            self.erased.lock().insert(*owner, generation);
+        }
         Ok(())
-    }
-
-    /// Has nothing put back that was read of `owner` so far.
-    fn outdate(&self, owner: &[u8; 16]) {
-        self.erased.lock().insert(*owner, self.generation.fetch_add(1, Ordering::AcqRel) + 1);
     }
 
     /// Sessions that were lost because there was no room, or no disk.
@@ -410,6 +409,37 @@ mod tests {
 
     fn id(owner: u8, session: u8) -> SessionId {
         SessionId { owner: [owner; 16], session: [session; 16] }
+    }
+
+    #[test]
+    fn exchanges_that_go_on_meanwhile_put_nothing_erased_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Sessions::open(&folder.path().join("sessions"), &[7; 32], 1 << 20).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        let generation = sessions.generation();
+                        if let Some(bytes) = sessions.get(&id(1, 1)) {
+                            sessions.put(&id(1, 1), HOUR, &bytes, generation);
+                        }
+                    }
+                });
+            }
+            let found = (1..100).find(|at| {
+                sessions.put(&id(1, 1), HOUR, b"said", sessions.generation());
+                assert!(sessions.get(&id(1, 1)).is_some());
+                assert!(sessions.erase(&[([1; 16], *at)]));
+                // An exchange that had read it before would put it back within this time.
+                (0..3).any(|_| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    sessions.get(&id(1, 1)).is_some()
+                })
+            });
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(found, None, "it is back after this erasure");
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Epochs that were in force, and going back to one.
 
 use crate::database::Whose;
-use crate::publish::{epoch_path, object_path, read_manifest};
+use crate::publish::{epoch_path, fixed, object_path, read_manifest};
 use crate::{Identity, PublishError, Store, StoreError, Tenancy, now};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -161,12 +161,7 @@ impl Tenancy {
     /// The hash under which edges and records know a subject.
     pub(crate) fn subject_hash(&self, subject: &str) -> Result<[u8; 16], StoreError> {
         let identity = Identity::open(self.store.folder())?;
-        let tenant: &[u8; 16] = self
-            .id
-            .as_slice()
-            .try_into()
-            .map_err(|_| StoreError::Invalid("a tenant's id has not 16 bytes".to_owned()))?;
-        Ok(unit_hash(&unit_key(&identity.pepper), tenant, "subject", subject))
+        Ok(unit_hash(&unit_key(&identity.pepper), &fixed(self.id.clone())?, "subject", subject))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::database::Work;
 use crate::embedding::bytes_of;
+use crate::publish::fixed;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde_json::json;
 use sluice_index::{PRIVATE, SubjectMark};
@@ -343,9 +344,7 @@ impl Tenancy {
     }
 
     fn mark(&self, subject: &str) -> Result<String, StoreError> {
-        let tenant = self.id.as_slice().try_into();
-        let tenant: &[u8; 16] = tenant.map_err(|_| StoreError::Invalid("a tenant's id has not 16 bytes".to_owned()))?;
-        Ok(SubjectMark::of(tenant, subject).to_string())
+        Ok(SubjectMark::of(&fixed(self.id.clone())?, subject).to_string())
     }
 
     /// Whether a document is stored with that content.

@@ -25,7 +25,7 @@ pub fn is_warm() -> bool {
 
 /// At least about so many tokens as `text` has, without the vocabulary: letters and blanks by threes, digits by twos, signs
 /// and characters of other scripts one by one, and those beyond the basic plane for three.
-pub fn estimate_tokens(text: &str) -> usize {
+fn estimate_tokens(text: &str) -> usize {
     let weight = |character: char| match character {
         'a'..='z' | 'A'..='Z' | ' ' => 2,
         '0'..='9' => 3,

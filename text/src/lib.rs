@@ -12,9 +12,7 @@ mod render;
 
 pub use analyse::{ANALYSER_ID, QueryAnalyser, analyser, term_hashes};
 pub use chunk::{Chunk, chunk};
-pub use count::{
-    ENCODING, about_tokens, count_tokens, estimate_tokens, is_warm as token_counter_is_warm, warm as warm_token_counter,
-};
+pub use count::{ENCODING, about_tokens, count_tokens, is_warm as token_counter_is_warm, warm as warm_token_counter};
 pub use embed::{EmbedError, Embedder, Model, unit};
 pub use print::print;
 pub use render::{

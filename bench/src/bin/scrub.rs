@@ -4,7 +4,7 @@
 use clap::Parser;
 use regex::Regex;
 use serde_json::Value;
-use sluice_bench::chat::{self, Stream, pieces, repeated};
+use sluice_bench::chat::{self, Stream, is_code, pieces, repeated};
 use sluice_scrub::{Rules, find, warm};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -144,8 +144,6 @@ fn samples(flags: &Flags) -> Result<Vec<Sample>, Failure> {
     let part = |wanted: &dyn Fn(&Value) -> bool| -> Vec<String> {
         corpus.iter().filter(|line| wanted(line)).filter_map(|line| line["text"].as_str().map(str::to_owned)).collect()
     };
-    let is_code =
-        |line: &Value| matches!(line["kind"].as_str(), Some("code" | "neg-code" | "neg-lock" | "neg-cfg" | "env"));
     let prose: Vec<String> = fs::read_to_string(&flags.prose)?
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok()?["text"].as_str().map(str::to_owned))

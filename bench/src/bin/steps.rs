@@ -3,7 +3,7 @@
 //! does.
 
 use serde_json::Value;
-use sluice_bench::chat::{self, Stream};
+use sluice_bench::chat::{self, Stream, is_code};
 use sluice_scrub::{Rules, find, warm};
 use sluice_text::Embedder;
 use std::error::Error;
@@ -107,10 +107,6 @@ fn corpus(wanted: impl Fn(&Value) -> bool) -> Result<Vec<String>, Failure> {
     let lines: Vec<Value> = CORPUS.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let texts = lines.iter().filter(|line| wanted(line)).filter_map(|line| line["text"].as_str());
     Ok(texts.map(str::to_owned).collect())
-}
-
-fn is_code(line: &Value) -> bool {
-    matches!(line["kind"].as_str(), Some("code" | "neg-code" | "neg-lock" | "neg-cfg" | "env"))
 }
 
 fn prose() -> Result<Vec<String>, Failure> {
