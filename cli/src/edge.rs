@@ -154,9 +154,9 @@ impl Edge {
     }
 }
 
-/// Whether a route keeps the originals of sessions.
+/// Whether a route keeps the originals of sessions, or summaries of conversations.
 fn keeps_sessions(config: &Config) -> bool {
-    config.routes.values().any(|route| route.scrub.session_lifetime.is_some())
+    config.routes.values().any(|route| route.scrub.session_lifetime.is_some() || route.summarizer.is_some())
 }
 
 async fn start_mock() -> Result<SocketAddr, Box<dyn std::error::Error>> {

@@ -42,6 +42,8 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// By name, as `[embedders.NAME]`: models that collections may have their vectors from.
     pub embedders: BTreeMap<String, Embedder>,
+    /// By name, as `[summarizers.NAME]`: models that summarise what no longer fits.
+    pub summarizers: BTreeMap<String, Summarizer>,
     /// By name, as `[routes.NAME]`; the name is what a client gives as `model`. [`WILDCARD`] serves every model
     /// that no route names, and every `/v1` path that names no model.
     pub routes: BTreeMap<String, Route>,
@@ -57,6 +59,22 @@ pub struct Embedder {
     pub dimensions: usize,
     /// How long a question waits for its vector; then it is asked without.
     pub timeout: Duration,
+}
+
+/// A model behind a provider's `/chat/completions` that summarises conversations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summarizer {
+    /// Of kind `openai` (checked).
+    pub provider: String,
+    pub model: String,
+    /// Most tokens of a summary.
+    pub max_tokens: usize,
+    /// Most tokens of a conversation that are summarised at once, the newest.
+    pub max_input_tokens: usize,
+    /// How long a summary may take; no request waits for it.
+    pub timeout: Duration,
+    /// How long a summary is kept.
+    pub keep: Duration,
 }
 
 /// The route that serves what no other route names.
@@ -244,6 +262,9 @@ pub struct Route {
     pub history: History,
     /// First exchanges of a conversation that stay.
     pub history_keep_head: usize,
+    /// What summarises the exchanges that do not leave: a key of [`Config::summarizers`] (checked), there if and only
+    /// if `history` is [`History::Summarize`].
+    pub summarizer: Option<String>,
     /// What is taken out of requests.
     pub scrub: Scrub,
     /// Content part types (`image_url`, `input_audio`, `file`) that may leave unread although scrubbing is on.
@@ -305,6 +326,8 @@ pub enum History {
     Truncate,
     /// Exchanges that the last turn does not speak of go.
     Importance,
+    /// The oldest exchanges go, and a summary of them that was made before stands in their place.
+    Summarize,
 }
 
 /// A provider's model that a route may go to.

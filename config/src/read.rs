@@ -69,6 +69,7 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
     let mut names = route::Names {
         providers: named_providers.iter().map(|named| named.name).collect(),
         routes: named_routes.iter().map(|named| named.name).collect(),
+        summarizers: Vec::new(),
         aliases: BTreeMap::new(),
     };
     let mut providers = BTreeMap::new();
@@ -82,13 +83,20 @@ fn config(mut root: Table<'_, '_, '_>, environment: &Environment) -> Config {
         let embedder = embedder::read(table, &names.providers, &providers);
         embedders.extend(embedder.map(|embedder| (named.name.to_owned(), embedder)));
     }
+    let mut summarizers = BTreeMap::new();
+    for named in &root.named("summarizers") {
+        let table = root.entry("summarizers", named, schema::SUMMARIZER);
+        let summarizer = embedder::read_summarizer(table, &names.providers, &providers);
+        summarizers.extend(summarizer.map(|summarizer| (named.name.to_owned(), summarizer)));
+    }
+    names.summarizers = summarizers.keys().cloned().collect();
     let mut routes = BTreeMap::new();
     for named in &named_routes {
         route::check_name(&mut root, named);
         let table = root.entry("routes", named, schema::ROUTE);
         routes.extend(route::read(table, named.name, &mut names).map(|route| (named.name.to_owned(), route)));
     }
-    Config { server, log, snapshot, recall, limits, providers, embedders, routes }
+    Config { server, log, snapshot, recall, limits, providers, embedders, summarizers, routes }
 }
 
 fn log(mut table: Table<'_, '_, '_>) -> Log {

@@ -4,7 +4,8 @@
 //! for a misspelled key, the hint for a key in the wrong table, and the decision which part of a broken line is
 //! harmless enough to be quoted.
 
-pub(crate) const ROOT: &[&str] = &["server", "log", "snapshot", "recall", "limits", "providers", "embedders", "routes"];
+pub(crate) const ROOT: &[&str] =
+    &["server", "log", "snapshot", "recall", "limits", "providers", "embedders", "summarizers", "routes"];
 
 pub(crate) const SERVER: &[&str] = &[
     "listen",
@@ -55,6 +56,9 @@ pub(crate) const PROVIDER: &[&str] = &[
     "stream_usage",
 ];
 
+pub(crate) const SUMMARIZER: &[&str] =
+    &["provider", "model", "max_tokens", "max_input_tokens", "timeout_seconds", "keep_seconds"];
+
 pub(crate) const EMBEDDER: &[&str] = &["provider", "model", "dimensions", "timeout_milliseconds"];
 
 pub(crate) const ROUTE: &[&str] = &[
@@ -86,6 +90,7 @@ pub(crate) const ROUTE: &[&str] = &[
     "window_tokens",
     "history",
     "history_keep_head",
+    "summarizer",
     "scrub",
     "scrub_action",
     "scrub_allow",
@@ -113,6 +118,7 @@ pub(crate) const TABLES: &[(&str, &[&str])] = &[
     ("limits", LIMITS),
     ("providers.NAME", PROVIDER),
     ("embedders.NAME", EMBEDDER),
+    ("summarizers.NAME", SUMMARIZER),
     ("routes.NAME", ROUTE),
     ("routes.NAME.targets", TARGET),
     ("routes.NAME.fallbacks", FALLBACK),

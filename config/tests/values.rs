@@ -57,6 +57,7 @@ fn defaults() -> Config {
         limits: Limits { requests_per_minute: 600 },
         providers: BTreeMap::new(),
         embedders: BTreeMap::new(),
+        summarizers: BTreeMap::new(),
         routes: BTreeMap::new(),
     }
 }
@@ -112,6 +113,7 @@ fn plain_route() -> Route {
         window_tokens: None,
         history: History::Truncate,
         history_keep_head: 0,
+        summarizer: None,
         scrub: Scrub::default(),
         unscrubbable_parts: Vec::new(),
         unscrubbable_paths: Vec::new(),

@@ -60,6 +60,55 @@ fn truncate(exchanges: &[Spoken<'_>], budget: usize, keep_head: usize) -> Vec<bo
     (0..exchanges.len()).map(|place| place < head || place >= from).collect()
 }
 
+/// How a conversation is cut of which a summary stands for what went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// Exchanges in front that stay.
+    pub head: usize,
+    /// The first exchange behind `head` that stays; `head` where nothing goes.
+    pub from: usize,
+    /// What `from` will be when the conversation overflows the next time, as soon as that is near: so there is time to
+    /// summarise.
+    pub next: Option<usize>,
+}
+
+/// Share of the budget from which on the next cut is settled.
+const NEAR_PERCENT: usize = 75;
+/// Share of the budget that the exchanges behind the next cut have when it is settled.
+const FOLDED_PERCENT: usize = 40;
+
+/// Where a conversation is cut whose summaries take `summary` tokens each. A cut follows from the exchanges up to the
+/// one that overflowed and stays while more come, as that of [`Strategy::Truncate`]; it is known before it is made.
+pub fn fold(exchanges: &[Spoken<'_>], budget: usize, keep_head: usize, summary: usize) -> Fold {
+    let last = exchanges.len().saturating_sub(1);
+    let head = keep_head.min(last);
+    let standing: usize = exchanges[..head].iter().map(|exchange| exchange.tokens).sum();
+    let folded = budget.saturating_sub(standing + summary);
+    let (mut from, mut next) = (head, None);
+    // Of the exchanges that stay behind the cut.
+    let mut total = 0;
+    for place in head..exchanges.len() {
+        total += exchanges[place].tokens;
+        let room = if from > head { folded } else { budget.saturating_sub(standing) };
+        if total > room {
+            let cut = next.take().unwrap_or(from);
+            while from < place && (from < cut || total > folded) {
+                total -= exchanges[from].tokens;
+                from += 1;
+            }
+        }
+        if next.is_none() && total > room * NEAR_PERCENT / 100 {
+            let (mut cut, mut left) = (from, total);
+            while cut < place && left > folded * FOLDED_PERCENT / 100 {
+                left -= exchanges[cut].tokens;
+                cut += 1;
+            }
+            next = Some(cut).filter(|cut| *cut > from);
+        }
+    }
+    Fold { head, from, next }
+}
+
 fn by_importance(exchanges: &[Spoken<'_>], budget: usize, keep_head: usize) -> Vec<bool> {
     let last = exchanges.len() - 1;
     let mut kept: Vec<bool> = (0..exchanges.len()).map(|place| place < keep_head || place + TAIL >= last).collect();
@@ -134,6 +183,32 @@ mod tests {
         assert_eq!(cuts[..9], [0; 9]);
         assert!(moves <= 50 / 3 + 1, "{moves}");
         assert!(cuts.windows(2).all(|pair| pair[0] <= pair[1]));
+    }
+
+    #[test]
+    fn a_cut_is_known_before_it_is_made_and_stays() {
+        for keep_head in [0, 1, 2] {
+            let mut known: Vec<Fold> = Vec::new();
+            for length in 1..120 {
+                let exchanges: Vec<_> = (0..length).map(|place| spoken(60 + place * 37 % 50)).collect();
+                let at = fold(&exchanges, 1_000, keep_head, 100);
+                let stays = exchanges.iter().enumerate().filter(|(place, _)| *place < at.head || *place >= at.from);
+                let tokens: usize = stays.map(|(_, exchange)| exchange.tokens).sum();
+                assert!(tokens + if at.from > at.head { 100 } else { 0 } <= 1_000, "{tokens} {at:?}");
+                assert!(at.head <= at.from && at.from < length.max(1));
+                if let Some(before) = known.last().filter(|before| before.from != at.from && at.head == before.head) {
+                    assert_eq!(before.next, Some(at.from), "it moves to where it was said to move");
+                }
+                known.push(at);
+            }
+            let mut moves = known.windows(2).filter(|pair| pair[0].from != pair[1].from).count();
+            moves -= usize::from(keep_head > 0);
+            assert!((15..50).contains(&moves), "{moves}");
+        }
+        // One that overflows by itself leaves what it must, with nothing settled before.
+        let exchanges = [spoken(100), spoken(100), spoken(5_000)];
+        assert_eq!(fold(&exchanges, 1_000, 0, 100), Fold { head: 0, from: 2, next: None });
+        assert_eq!(fold(&[], 1_000, 3, 100), Fold { head: 0, from: 0, next: None });
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use adapt::{Pool, When, render};
 pub use assemble::{Assembled, Used, assemble};
 pub use build::{BuildError, SegmentFiles, SegmentWriter};
 pub use filter::Filter;
-pub use history::{HALF_LIFE, Spoken, Strategy, keep};
+pub use history::{Fold, HALF_LIFE, Spoken, Strategy, fold, keep};
 pub use library::{Collection, Library, PRIVATE, Scope, SubjectMark};
 pub use search::{Boost, Decay, Fusion, Hit, Hits, Query, Ranking};
 pub use segment::{OpenError, Segment};

@@ -1,11 +1,11 @@
 //! Embedding models behind a provider's `/embeddings`: vectors of questions at the edge, of documents in the store's
 //! process. What is sent has been scrubbed.
 
+use crate::call::{Call, CallError};
 use parking_lot::Mutex;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
 use serde_json::json;
-use sluice_config::{BaseUrl, Config, Embedder as EmbedderConfig, Provider as ProviderConfig};
+use sluice_config::{Config, Embedder as EmbedderConfig, Provider as ProviderConfig};
 use sluice_scrub::{Rules, find};
 use sluice_text::{Model, unit};
 use std::sync::Arc;
@@ -25,8 +25,7 @@ pub struct RemoteEmbedder {
     config: EmbedderConfig,
     provider: ProviderConfig,
     model: Model,
-    client: reqwest::Client,
-    url: String,
+    call: Call,
     rest: Mutex<Rest>,
 }
 
@@ -53,20 +52,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct EmbedderError {
     name: String,
     reason: String,
-}
-
-/// Why a model gave no vectors, in words for an operator.
-#[derive(Debug)]
-pub struct NoVectors {
-    pub reason: String,
-    /// Whether the texts were not to its liking, and would not be the next time.
-    pub refused: bool,
-}
-
-impl From<String> for NoVectors {
-    fn from(reason: String) -> NoVectors {
-        NoVectors { reason, refused: false }
-    }
 }
 
 impl Embedders {
@@ -104,10 +89,10 @@ impl Embedders {
         name: &str,
         dimensions: usize,
         texts: Vec<String>,
-    ) -> Result<Vec<Vec<f32>>, NoVectors> {
+    ) -> Result<Vec<Vec<f32>>, CallError> {
         let id = Model::remote(name, dimensions).id;
         let embedder = self.get(&id).ok_or_else(|| {
-            NoVectors::from(format!("no `[embedders.NAME]` has `model = \"{name}\"` and `dimensions = {dimensions}`"))
+            CallError::from(format!("no `[embedders.NAME]` has `model = \"{name}\"` and `dimensions = {dimensions}`"))
         })?;
         let rules = Rules::default();
         embedder.embed(texts.iter().map(|text| masked(text, &rules)).collect(), PATIENCE).await
@@ -159,11 +144,11 @@ impl Embedders {
         let (asked, vectors, text) = (Arc::clone(embedder), self.vectors.clone(), text.to_owned());
         let call = tokio::spawn(async move {
             let vector = asked.embed(vec![text], PATIENCE).await?.into_iter().next().and_then(unit);
-            let vector = Arc::new(vector.ok_or_else(|| NoVectors::from("the vector has no direction".to_owned()))?);
+            let vector = Arc::new(vector.ok_or_else(|| CallError::from("the vector has no direction".to_owned()))?);
             if let Some(vectors) = vectors {
                 vectors.insert(key, Arc::clone(&vector));
             }
-            Ok::<_, NoVectors>(vector)
+            Ok::<_, CallError>(vector)
         });
         match tokio::time::timeout(embedder.config.timeout, call).await {
             Ok(Ok(Ok(vector))) => {
@@ -185,27 +170,14 @@ impl Embedders {
 
 impl RemoteEmbedder {
     fn new(name: &str, config: &EmbedderConfig, provider: &ProviderConfig) -> Result<RemoteEmbedder, EmbedderError> {
-        let fault = |reason: String| EmbedderError { name: name.to_owned(), reason };
-        let base = provider.base_url.as_ref().ok_or_else(|| fault("its provider has no address".to_owned()))?;
-        let mut client = reqwest::Client::builder()
-            .connect_timeout(provider.connect_timeout)
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(file) = &provider.ca_file {
-            let pem = std::fs::read(file).map_err(|error| fault(format!("{}: {error}", file.display())))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| fault(error.to_string()))?;
-            client = client.tls_certs_only(certificates);
-        }
-        client = match &provider.proxy {
-            None => client.no_proxy(),
-            Some(proxy) => client.proxy(reqwest::Proxy::all(origin(proxy)).map_err(|error| fault(error.to_string()))?),
-        };
+        let call =
+            Call::new(provider, "/embeddings").map_err(|reason| EmbedderError { name: name.to_owned(), reason })?;
         Ok(RemoteEmbedder {
             name: name.to_owned(),
             config: config.clone(),
             provider: provider.clone(),
             model: Model::remote(&config.model, config.dimensions),
-            client: client.build().map_err(|error| fault(error.to_string()))?,
-            url: format!("{}{}/embeddings", origin(base), base.prefix),
+            call,
             rest: Mutex::default(),
         })
     }
@@ -229,35 +201,10 @@ impl RemoteEmbedder {
     }
 
     /// One call. Vectors are cut to their first numbers, as models that may be shortened want it.
-    async fn embed(&self, texts: Vec<String>, patience: Duration) -> Result<Vec<Vec<f32>>, NoVectors> {
+    async fn embed(&self, texts: Vec<String>, patience: Duration) -> Result<Vec<Vec<f32>>, CallError> {
         let count = texts.len();
         let body = json!({ "model": self.config.model, "input": texts, "encoding_format": "float" });
-        let mut request = self
-            .client
-            .post(&self.url)
-            .timeout(patience)
-            .header(CONTENT_TYPE, "application/json")
-            .body(body.to_string());
-        if let Some(key) = &self.provider.api_key {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-                .map_err(|_| "its key cannot stand in a header".to_owned())?;
-            bearer.set_sensitive(true);
-            request = request.header(AUTHORIZATION, bearer);
-        }
-        let mut answer = request.send().await.map_err(|error| chain(&error.without_url()))?;
-        let status = answer.status();
-        if !status.is_success() {
-            // What it says may repeat what was sent.
-            let refused = matches!(status.as_u16(), 400 | 413 | 422);
-            return Err(NoVectors { reason: format!("it answered {status}"), refused });
-        }
-        let mut read = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| chain(&error.without_url()))? {
-            if read.len() + chunk.len() > MAX_ANSWER {
-                return Err(format!("its answer is larger than {} MiB", MAX_ANSWER >> 20).into());
-            }
-            read.extend_from_slice(&chunk);
-        }
+        let read = self.call.post(&body, patience, MAX_ANSWER).await?;
         let mut read: Answer = serde_json::from_slice(&read)
             .map_err(|error| format!("its answer is not what `/embeddings` gives: {error}"))?;
         read.data.sort_by_key(|one| one.index);
@@ -297,22 +244,4 @@ pub fn masked(text: &str, rules: &Rules) -> String {
         from = finding.range.end;
     }
     out + &text[from..]
-}
-
-fn origin(base: &BaseUrl) -> String {
-    let scheme = if base.tls { "https" } else { "http" };
-    match base.host.contains(':') {
-        true => format!("{scheme}://[{}]:{}", base.host, base.port),
-        false => format!("{scheme}://{}:{}", base.host, base.port),
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }

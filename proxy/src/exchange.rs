@@ -226,7 +226,8 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
         notes.push((note::ADAPTED, format!("rules={} examples={examples} tools={tools}", composed.rules)));
     }
     if let Some(window) = composed.recalled.plan.window.as_ref().filter(|window| !window.removed.is_empty()) {
-        notes.push((note::HISTORY, format!("kept={} dropped={}", window.kept, window.removed.len())));
+        let summary = window.summary.state().map_or(String::new(), |state| format!(" summary={state}"));
+        notes.push((note::HISTORY, format!("kept={} dropped={}{summary}", window.kept, window.removed.len())));
     }
     if let Some(context) = &composed.recalled.context {
         let block = &context.block;
@@ -315,7 +316,7 @@ fn explain(scrubbed: &Scrubbed, tally: &Tally) -> Result<Vec<u8>, Refusal> {
     let window = plan.window.as_ref().map(|window| {
         json!({
             "budget_tokens": plan.route.route.window_tokens, "used_tokens": window.tokens, "kept": window.kept,
-            "dropped": window.removed.len(),
+            "dropped": window.removed.len(), "summary": window.summary.state(),
         })
     });
     let scrub: serde_json::Map<_, _> =

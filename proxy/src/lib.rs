@@ -36,6 +36,7 @@ mod relay;
 mod settle;
 
 // What it stands on.
+mod call;
 mod certificate;
 mod cors;
 mod embedders;
@@ -45,14 +46,17 @@ mod live;
 mod metrics;
 mod prompt;
 mod refuse;
+mod summaries;
 mod trace;
 mod tunnel;
 mod upstreams;
 mod websocket;
 mod window;
 
-pub use embedders::{EmbedderError, Embedders, NoVectors};
+pub use call::CallError;
+pub use embedders::{EmbedderError, Embedders};
 pub use live::{Live, PrepareError, Prepared, Readiness};
 pub use refuse::ErrorCode;
 pub use server::{ServeError, serve};
+pub use summaries::SummarizerError;
 pub use upstreams::States;

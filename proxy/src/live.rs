@@ -6,6 +6,7 @@
 use crate::embedders::{EmbedderError, Embedders};
 use crate::metrics::{Metrics, RouteMeters};
 use crate::prompt::{DEFAULT, PromptEntry};
+use crate::summaries::{SummarizerError, Summarizers};
 use crate::upstreams::{Provider as UpstreamProvider, States, Target};
 use crate::window::Measured;
 use arc_swap::ArcSwap;
@@ -46,7 +47,7 @@ pub struct Live {
     /// Where run records go; `None` where the configuration keeps none.
     pub(crate) journal: Option<Arc<Journal>>,
     /// What sessions keep; `None` where the configuration at the start kept nothing.
-    pub(crate) sessions: Option<SessionsHandle>,
+    pub(crate) sessions: Option<Arc<SessionsHandle>>,
     origin: Instant,
     running: AtomicUsize,
 }
@@ -75,6 +76,7 @@ pub struct Prepared {
     secrets: HashMap<([u8; 16], String), (String, Secret)>,
     built_in_prompt: PromptEntry,
     pub(crate) embedders: Arc<Embedders>,
+    pub(crate) summarizers: Arc<Summarizers>,
     pub(crate) providers: Vec<Arc<UpstreamProvider>>,
     /// By name and by alias.
     pub(crate) routes: HashMap<String, Arc<RouteEntry>>,
@@ -119,6 +121,8 @@ pub enum PrepareError {
     Certificates { provider: String, file: String, reason: String },
     #[error(transparent)]
     Embedder(#[from] EmbedderError),
+    #[error(transparent)]
+    Summarizer(#[from] SummarizerError),
     #[error("provider `{0}` is built in, and the built-in provider is not running here")]
     NoMock(String),
 }
@@ -171,7 +175,7 @@ impl Live {
             record_key: unit_key(&pepper),
             metrics,
             journal,
-            sessions,
+            sessions: sessions.map(Arc::new),
             origin: Instant::now(),
             running: AtomicUsize::new(0),
         }
@@ -301,6 +305,7 @@ impl Prepared {
         fleet_key: Option<&[u8; 32]>,
     ) -> Result<Prepared, PrepareError> {
         let embedders = states.embedders(&config)?;
+        let summarizers = states.summarizers(&config)?;
         warm(&config);
         let mut providers = BTreeMap::new();
         for (name, provider) in &config.providers {
@@ -380,6 +385,7 @@ impl Prepared {
             secrets,
             built_in_prompt,
             embedders,
+            summarizers,
             providers,
             routes,
             prefixes,

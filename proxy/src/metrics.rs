@@ -4,6 +4,7 @@
 //! is an atomic addition.
 
 use crate::refuse::ErrorCode;
+use crate::summaries::Counters;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -148,6 +149,11 @@ pub struct Metrics {
     pub journal_dropped: Counter,
     pub sessions_dropped: Counter,
     pub sync_failures: Counter,
+    /// Summaries that a model made, or failed to make.
+    pub summaries: Counters,
+    /// Conversations that left with a summary of what did not, or without one that was wanted.
+    pub summaries_used: Counter,
+    pub summaries_missing: Counter,
 }
 
 /// From a microsecond to 16 milliseconds: our own work.
@@ -237,6 +243,14 @@ impl Metrics {
             "Polls whose snapshot was refused or could not be read; the old one serves on",
             sync_failures.clone(),
         );
+        let summaries = Family::<ResultLabels, Counter>::default();
+        registry.register(
+            "summaries",
+            "Summaries of histories: made or failed by a model, used by a request or missing in it",
+            summaries.clone(),
+        );
+        let [made, failed, summaries_used, summaries_missing] =
+            ["made", "failed", "used", "missing"].map(|result| summaries.get_or_create_owned(&ResultLabels { result }));
         let errors = ErrorCode::ALL.iter().map(|code| {
             let row = code.row();
             errors.get_or_create_owned(&ErrorLabels { cause: row.name, fault: row.fault.name() })
@@ -265,6 +279,9 @@ impl Metrics {
             journal_dropped,
             sessions_dropped,
             sync_failures,
+            summaries: Counters { made, failed },
+            summaries_used,
+            summaries_missing,
         }
     }
 

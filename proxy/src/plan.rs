@@ -169,8 +169,7 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
         unit.as_ref().map(|unit| unit_hash(hash_key, &admitted.principal.key.tenant, kind, unit))
     };
     let units = UnitHashes { session: unit("session", &steering.session), subject: unit("subject", &steering.subject) };
-    let owner = || unit_hash(hash_key, &admitted.principal.key.tenant, "key", &admitted.principal.key.id_name);
-    let kept = units.session.map(|session| SessionId { owner: units.subject.unwrap_or_else(owner), session });
+    let kept = units.session.map(|session| SessionId { owner: owner(&units, &admitted, hash_key), session });
     let of_key = admitted.principal.key.scope;
     let scope = steering.subject.as_deref().map_or(of_key, |subject| of_key.with_subject(subject));
     Ok(Plan {
@@ -194,6 +193,12 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
         window: None,
         explain,
     })
+}
+
+/// Whose is what is kept of a request: the subject's, or the key's where none is named.
+pub fn owner(units: &UnitHashes, admitted: &Admitted, hash_key: &[u8; 32]) -> [u8; 16] {
+    let key = &admitted.principal.key;
+    units.subject.unwrap_or_else(|| unit_hash(hash_key, &key.tenant, "key", &key.id_name))
 }
 
 /// The model of a realtime session, which stands in the query.

@@ -7,6 +7,7 @@ use crate::live::Live;
 use crate::plan::Plan;
 use crate::refuse::Refusal;
 use crate::upstreams::Target;
+use crate::window::Summary;
 use sluice_config::ProviderKind;
 use sluice_scrub::{Refused, Rules, Series, Vault, find};
 use sluice_state::{SessionId, Sessions};
@@ -107,7 +108,8 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
             let tools = composed.recalled.plan.adapted.tools.iter();
             let tools = tools.flat_map(|tool| [tool.description.as_str(), tool.parameters.as_str()]);
             let added = composed.system.iter().map(|message| message.text.as_str()).chain(composed.block.as_deref());
-            for added in added.chain(tools) {
+            let summary = composed.recalled.plan.window.iter().filter_map(|window| window.summary.text());
+            for added in added.chain(tools).chain(summary) {
                 vault.reserve(added);
             }
             let session = session_of(plan, live).filter(|_| !rules.is_empty() && !listed);
@@ -138,7 +140,7 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
 
 /// Where the session of a request keeps its originals and for how long, where its route lets it.
 fn session_of<'l>(plan: &Plan, live: &'l Live) -> Option<(&'l Sessions, SessionId, Duration)> {
-    Some((live.sessions.as_deref()?, plan.kept?, plan.route.route.scrub.session_lifetime?))
+    Some((live.sessions.as_ref()?, plan.kept?, plan.route.route.scrub.session_lifetime?))
 }
 
 impl Scrubbed {
@@ -281,7 +283,11 @@ fn insert(
         composed.system.iter().map(|message| Ok((message.role.clone(), managed(&message.text, rules, vault)?)));
     let prompt = prompt.collect::<Result<_, Refused>>()?;
     let context = composed.block.as_deref().map(|block| managed(block, rules, vault)).transpose()?;
-    Ok(envelope.add(&Additions { prompt, context, tools }, splices))
+    let summary = match composed.recalled.plan.window.as_ref().map(|window| &window.summary) {
+        Some(Summary::Used { at, text }) => Some((*at, managed(text, rules, vault)?)),
+        _ => None,
+    };
+    Ok(envelope.add(&Additions { prompt, context, summary, tools }, splices))
 }
 
 /// Text of the store's without its personal data.

@@ -7,6 +7,7 @@ use crate::embedders::{EmbedderError, Embedders};
 use crate::live::{PrepareError, Prepared};
 use crate::metrics::{Metrics, TargetMeters};
 use crate::refuse::{ErrorCode, Refusal};
+use crate::summaries::{SummarizerError, Summarizers};
 use crate::tunnel::Tunnel;
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub struct States {
     embedders: Mutex<Arc<Embedders>>,
+    summarizers: Mutex<Arc<Summarizers>>,
     providers: Mutex<HashMap<(String, String, u16), Arc<ProviderState>>>,
     targets: Mutex<HashMap<(String, String), Arc<TargetState>>>,
 }
@@ -41,6 +43,13 @@ impl States {
     pub fn embedders(&self, config: &Config) -> Result<Arc<Embedders>, EmbedderError> {
         let mut known = self.embedders.lock();
         *known = Arc::new(Embedders::of(config, &known)?);
+        Ok(Arc::clone(&known))
+    }
+
+    /// The models that summarise for `config`, with the connections and orders of those that were there before.
+    pub fn summarizers(&self, config: &Config) -> Result<Arc<Summarizers>, SummarizerError> {
+        let mut known = self.summarizers.lock();
+        *known = Arc::new(Summarizers::of(config, &known)?);
         Ok(Arc::clone(&known))
     }
 }

@@ -21,6 +21,7 @@ const STAR_HINT: &str = "a `*` stands for the rest of a model's name, as in `gpt
 pub(super) struct Names<'n> {
     pub(super) providers: Vec<&'n str>,
     pub(super) routes: Vec<&'n str>,
+    pub(super) summarizers: Vec<String>,
     /// The aliases of the routes that have been read, each with its route.
     pub(super) aliases: BTreeMap<String, String>,
 }
@@ -37,6 +38,8 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
     let targets = targets(&mut table, &names.providers);
     let hedge_after = table.integer("hedge_after_milliseconds", 1..=DAY_SECONDS * 1_000);
     let keepalive_comment = table.integer("keepalive_comment_seconds", 1..=DAY_SECONDS);
+    let history = table.choice("history", &HISTORIES).unwrap_or_default();
+    let summarizer = summarizer(&mut table, history, &names.summarizers);
     let environment = table.text("environment").map_or(ENVIRONMENT, |text| text.value).to_owned();
     let route = Route {
         targets,
@@ -53,8 +56,9 @@ pub(super) fn read(mut table: Table<'_, '_, '_>, name: &str, names: &mut Names<'
         context_tokens: table.integer("context_tokens", 0..=1_000_000).unwrap_or(1_500),
         recall: recall(&mut table),
         window_tokens: table.integer("window_tokens", 256..=100_000_000),
-        history: table.choice("history", &HISTORIES).unwrap_or_default(),
+        history,
         history_keep_head: table.integer("history_keep_head", 0..=10_000).unwrap_or(0),
+        summarizer,
         scrub: scrub::read(&mut table),
         unscrubbable_parts: table.texts("unscrubbable_parts").into_iter().map(owned).collect(),
         unscrubbable_paths: paths(&mut table),
@@ -94,7 +98,41 @@ fn weight_of(table: &mut Table<'_, '_, '_>, key: &str, percent: &str) -> Option<
     Some((named?, weight.unwrap_or(20)))
 }
 
-const HISTORIES: [(&str, History); 2] = [("truncate", History::Truncate), ("importance", History::Importance)];
+const HISTORIES: [(&str, History); 3] =
+    [("truncate", History::Truncate), ("importance", History::Importance), ("summarize", History::Summarize)];
+
+/// The name of a summarizer that exists. It and `history = "summarize"` need each other, and a window.
+fn summarizer(table: &mut Table<'_, '_, '_>, history: History, summarizers: &[String]) -> Option<String> {
+    let named = table.text("summarizer");
+    if let Some(text) = &named
+        && history != History::Summarize
+    {
+        let message = format!("{} stands without `history = \"summarize\"`", table.label("summarizer"));
+        table.fault(text.span.clone(), message, "add it, or remove this key");
+    }
+    let span = table.span("history").filter(|_| history == History::Summarize)?;
+    if !table.has("window_tokens") {
+        let message = format!("{} summarises what does not fit, and there is no window", table.label("history"));
+        table.fault(span.clone(), message, "add `window_tokens`");
+    }
+    let Some(text) = named else {
+        if !table.has("summarizer") {
+            let message = format!("{} is `summarize`, and no model is named for it", table.label("history"));
+            table.fault(span, message, "add `summarizer = \"NAME\"` and a table `[summarizers.NAME]`");
+        }
+        return None;
+    };
+    if summarizers.iter().any(|name| name == text.value) {
+        return Some(owned(text));
+    }
+    let message = format!("{} names `{}`, which is not a summarizer", table.label("summarizer"), text.value);
+    let hint = match summarizers {
+        [] => "add a table `[summarizers.NAME]` for it".to_owned(),
+        names => hint::choice(text.value, names.iter().map(String::as_str)),
+    };
+    table.lacking(text.span, message, hint);
+    None
+}
 
 fn owned(text: Text<'_>) -> String {
     text.value.to_owned()

@@ -48,6 +48,8 @@ pub struct Additions {
     /// Retrieved text, as a user turn directly before the last one, which stays its place through that turn's tool
     /// loop.
     pub context: Option<String>,
+    /// What was said before, as a user turn before the one that begins at that byte.
+    pub summary: Option<(usize, String)>,
     /// Tools, before the client's own; one whose name the client uses itself is left out.
     pub tools: Vec<Tool>,
 }
@@ -304,6 +306,36 @@ impl Envelope {
         exchanges
     }
 
+    /// The turns in `range` to be read: for each its role and its texts. What is no text is left out.
+    pub fn told(&self, range: &Range<usize>) -> Vec<(String, Vec<String>)> {
+        let within = |span: &Range<usize>| range.start <= span.start && span.end <= range.end;
+        let turns = self.turns().into_iter().flat_map(|turns| turns.children()).filter(|turn| within(&turn.span()));
+        let told = turns.map(|turn| {
+            let role = turn.get("role").or_else(|| turn.get("type")).and_then(|role| role.string()).unwrap_or_default();
+            let mut texts = Vec::new();
+            self.read(turn, &mut texts);
+            (role.into_owned(), texts)
+        });
+        told.collect()
+    }
+
+    /// Collects what a reader of `value` would read: no parts that are no text, no names of kinds and things.
+    fn read(&self, value: Value<'_>, texts: &mut Vec<String>) {
+        const NAMES: [&str; 6] = ["role", "type", "id", "call_id", "tool_call_id", "tool_use_id"];
+        if let Some(text) = value.string() {
+            texts.push(text.into_owned());
+            return;
+        }
+        let parts = holds_parts(value);
+        for child in value.children() {
+            let is_name = NAMES.iter().any(|name| child.key_is(name));
+            if is_name || is_signed(child) || parts && self.opaque(child).is_some() {
+                continue;
+            }
+            self.read(child, texts);
+        }
+    }
+
     /// The strings of all that belongs to no exchange: system text, tools, turns before the user's first.
     pub fn standing(&self) -> Vec<Range<usize>> {
         let turns = self.turns();
@@ -359,6 +391,9 @@ impl Envelope {
                 splices.insert(input.span().end, "}]");
             }
             return true;
+        }
+        if let Some((at, text)) = &additions.summary {
+            splices.insert(*at, self.turn("user", text) + ",");
         }
         let first = self.turns().and_then(|turns| turns.children().next());
         if let (false, Some(first)) = (opening.is_empty(), first) {
@@ -561,8 +596,7 @@ impl Envelope {
             texts.spans.push(TextSpan { range, nested: in_arguments });
             return;
         }
-        const PARTS: [&str; 5] = ["content", "input", "output", "parts", "system"];
-        let parts = value.kind() == Kind::Array && PARTS.iter().any(|name| value.key_is(name));
+        let parts = holds_parts(value);
         for child in value.children() {
             if let Some(part) = Some(child).filter(|_| parts).and_then(|part| self.opaque(part)) {
                 if !allows(unread, &part) {
@@ -605,6 +639,12 @@ impl Envelope {
         };
         (!readable).then(|| kind.into_owned())
     }
+}
+
+/// Whether a value is the list of a message's parts.
+fn holds_parts(value: Value<'_>) -> bool {
+    const PARTS: [&str; 5] = ["content", "input", "output", "parts", "system"];
+    value.kind() == Kind::Array && PARTS.iter().any(|name| value.key_is(name))
 }
 
 /// Whether a value is what a provider signed or encrypted: it must pass as it is, and has no text in it.
@@ -667,6 +707,27 @@ mod tests {
 
     fn chat(body: &str) -> Envelope {
         Envelope::parse(Dialect::Chat, body.as_bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn turns_are_read_without_what_is_no_text() {
+        let envelope = chat(
+            r#"{"model":"m","messages":[{"role":"system","content":"no"},
+            {"role":"user","content":[{"type":"text","text":"Look \"here\""},{"type":"image_url","image_url":{"url":"data:x"}}]},
+            {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"look","arguments":"{\"a\":1}"}}]},
+            {"role":"tool","tool_call_id":"c1","content":"seen"},{"role":"user","content":"And?"}]}"#,
+        );
+        let exchanges = envelope.exchanges();
+        let told = |texts: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {
+            let turn = |(role, texts): &(&str, &[&str])| {
+                ((*role).to_owned(), texts.iter().map(|text| (*text).to_owned()).collect())
+            };
+            texts.iter().map(turn).collect()
+        };
+        let first: &[(&str, &[&str])] =
+            &[("user", &["Look \"here\""]), ("assistant", &["look", "{\"a\":1}"]), ("tool", &["seen"])];
+        assert_eq!(envelope.told(&exchanges[0].range), told(first));
+        assert_eq!(envelope.told(&exchanges[1].range), told(&[("user", &["And?"])]));
     }
 
     #[test]
