@@ -4,12 +4,15 @@ import json
 import random
 import signal
 import subprocess
+import threading
 import time
 
+import httpx
 import pytest
 
-from conftest import note
-from harness import BINARY, CORPUS, Store, copy_tree
+from conftest import CONFIG, config_for, fill, note
+from harness import ALL_ASSERTS, BINARY, CORPUS, Edge, Store, copy_tree, eventually, user
+from test_fleet import follower
 
 SEED = int(time.time())
 
@@ -93,9 +96,6 @@ def test_a_publish_killed_at_random_moments_leaves_a_manifest_that_verifies(whol
 
 
 def test_an_up_that_is_killed_serves_again_at_once(folder, mock, started):
-    from conftest import config_for, fill
-    from harness import Edge, user
-
     store = fill(Store(folder / "killed-up"))
     key = store.key()
     edge = started(Edge(store, config_for(mock)))
@@ -105,6 +105,70 @@ def test_an_up_that_is_killed_serves_again_at_once(folder, mock, started):
         edge.wait_ready(10)
         answer = edge.chat(key, user("refunds", model="support-bot", sluice={"variables": {"topic": "tents"}}))
         assert (answer.status, answer.text) == (200, "refunds")
+
+
+def test_no_document_is_lost_when_store_and_edge_are_killed(folder, mock, started):
+    """Documents written and removed by the API while the store's process and an edge are killed again and again: what was
+    acknowledged is in force at both in the end."""
+    random.seed(SEED)
+    store = fill(Store(folder / "killed-writes"))
+    key = store.key(asserts=ALL_ASSERTS)
+    config = config_for(mock, CONFIG + '\n[routes.asked]\nprovider = "mock"\nmodel = "m"\ncollections = ["rooms"]\nscrub = []\n')
+    up = started(Edge(store, config))
+    up.wait_key(key)
+    edge = started(follower(store, 1, config, f"file://{store.folder}/objects"))
+    edge.wait_key(key)
+    headers = {"authorization": f"Bearer {(store.folder / 'operator.token').read_text().strip()}"}
+    there, gone, unclear, over = {}, set(), set(), threading.Event()
+
+    def call(path, body):
+        try:
+            return httpx.post(f"http://{up.admin}/api/v1/collections/rooms/{path}", json=body, headers=headers, timeout=10).is_success
+        except httpx.HTTPError:
+            return False
+
+    def write(writer):
+        number = 0
+        while not over.is_set():
+            number += 1
+            word = f"zq{writer}x{number}y"
+            text = f"The {word} is kept in room {number} of house {writer}."
+            while not call("documents", {"documents": [{"id": word, "text": text}]}) and not over.is_set():
+                time.sleep(0.02)
+            if over.is_set():
+                unclear.add(word)
+                return
+            there[word] = text
+            if number % 5 == 0:
+                unclear.add(word)
+                if call("documents/delete", {"ids": [word]}):
+                    unclear.discard(word)
+                    gone.add(word)
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(2)]
+    for thread in writers:
+        thread.start()
+    for turn in range(8):
+        time.sleep(random.uniform(0.3, 1.0))
+        (up, edge)[turn % 2].restart(kill=True)
+        (up, edge)[turn % 2].wait_ready()
+    time.sleep(0.5)
+    over.set()
+    for thread in writers:
+        thread.join()
+
+    def found(where, word):
+        body = user(f"Where is the {word}?", model="asked")
+        return [hit["id"] for hit in where.send("POST", "/v1/explain", body, key).json()["context"]["hits"]]
+
+    kept = [word for word in there if word not in gone and word not in unclear]
+    assert len(kept) > 20 and len(gone) > 2, f"seed {SEED}: {len(kept)} {len(gone)}"
+    for where in (up, edge):
+        eventually("the last write is in force", lambda: kept[-1] in found(where, kept[-1]), 20)
+        lost = [word for word in kept if word not in found(where, word)]
+        back = [word for word in gone if word in found(where, word)]
+        assert (lost, back) == ([], []), f"seed {SEED}"
+    note(f"{len(kept)} documents and {len(gone)} removals were acknowledged over 8 kills of store and edge, none was lost")
 
 
 def test_the_search_quality_on_scifact_is_as_it_was_measured(whole, folder):
