@@ -420,10 +420,11 @@ CALLS = {
     ("post", "/api/v1/collections/{collection}/documents/delete"): ("write", {"ids": []}),
     ("delete", "/api/v1/collections/{collection}/documents/{document}"): ("write", None),
     ("delete", "/api/v1/subjects/{subject}"): ("write", None),
+    ("post", "/api/v1/blobs"): ("write", {"any": "bytes"}),
 }
 PLACES = {
     "kind": "prompt", "alias": "support-bot", "number": 1, "name": "prices", "key": "none", "collection": "handbook", "subject": "nobody",
-    "document": "refunds.md", "epoch": 1,
+    "document": "refunds.md", "epoch": 1, "hash": "0" * 64,
 }
 
 
@@ -906,3 +907,56 @@ def test_the_document_names_what_calls_may_say(up):
     assert "if-match" in heeded(artifacts["patch"])
     assert "etag" in {name.lower() for name in artifacts["get"]["responses"]["200"].get("headers", {})}
     assert "idempotency-key" in heeded(document_of(up)["paths"]["/api/v1/artifacts/{kind}"]["post"])
+
+
+def test_documents_bring_files_along(up, api):
+    """Content-addressed, shared by documents, gone with the last of them; another tenant's are not there."""
+    content, kept = f"%PDF {fresh()}".encode(), f"kept {fresh()}".encode()
+    stored = [good(api.post("/blobs", content=body, headers={"content-type": "application/pdf"}), 201) for body in (content, content, kept)]
+    assert stored[0] == stored[1] and stored[0]["bytes"] == len(content)
+    hash, other = stored[0]["hash"], stored[2]["hash"]
+    where = f"/collections/{fresh('c')}/documents"
+    attachments = [{"name": "manual.pdf", "hash": hash}, {"name": "more.pdf", "hash": other}]
+    good(api.post(where, json={"documents": [
+        {"id": "a/1", "text": "The manual.", "payload": {"page": 1}, "attachments": attachments},
+        {"id": "b", "text": "Another.", "attachments": attachments[:1]},
+        {"id": "c", "text": "Ann's own.", "subject": "ann", "attachments": attachments[:1]},
+    ]}))
+    told = good(api.get(f"{where}/a%2F1"))
+    assert (told["id"], told["payload"]) == ("a/1", {"page": 1})
+    assert told["attachments"] == [
+        {"name": "manual.pdf", "hash": hash, "media_type": "application/pdf", "bytes": len(content)},
+        {"name": "more.pdf", "hash": other, "media_type": "application/pdf", "bytes": len(kept)},
+    ]
+    own = good(api.get(f"{where}/c", params={"subject": "ann"}))
+    assert own["payload"] == {} and len(own["attachments"]) == 1
+    refused(api.get(f"{where}/c"), 404, "DOCUMENT_404")
+    file = api.get(f"/blobs/{hash}")
+    assert file.content == content and file.headers["content-type"] == "application/pdf"
+    assert file.headers["content-disposition"] == "attachment" and file.headers["x-content-type-options"] == "nosniff"
+    good(api.post("/tenants", json={"name": "blobless"}), 201)
+    refused(api.get(f"/blobs/{hash}", params={"tenant": "blobless"}), 404, "BLOB_404")
+    # The same document again changes nothing; other attachments are another document.
+    again = [{"id": "b", "text": "Another.", "attachments": attachments[:1]}, {"id": "a/1", "text": "The manual.", "payload": {"page": 1}}]
+    summary = good(api.post(where, json={"documents": again}))["summary"]
+    assert (summary["unchanged"], summary["new"]) == (1, 1)
+    refused(api.get(f"/blobs/{other}"), 404, "BLOB_404")
+    assert api.get(f"/blobs/{hash}").status_code == 200
+    good(api.delete(f"{where}/b"))
+    assert api.get(f"/blobs/{hash}").status_code == 200, "Ann's document has it still"
+    good(api.delete("/subjects/ann"))
+    refused(api.get(f"/blobs/{hash}"), 404, "BLOB_404")
+    # What cannot be is said, and nothing of it is kept.
+    for attachments, message in [
+        ([{"name": "x", "hash": "0" * 64}], "POST /api/v1/blobs"),
+        ([{"name": "x", "hash": "short"}], "attachments[0].hash"),
+        ([{"hash": hash}], "attachments[0].name"),
+        ({}, "must be an array"),
+        ([{"name": "x", "hash": hash}] * 33, "at most 32"),
+    ]:
+        said = api.post(where, json={"documents": [{"id": "d", "text": "D.", "attachments": attachments}]})
+        assert said.status_code == 400 and message in said.json()["message"], said.text
+    refused(api.get(f"{where}/d"), 404, "DOCUMENT_404")
+    refused(api.post("/blobs", content=b""), 400, "REQUEST_400")
+    refused(api.post("/blobs", content=b"x" * ((16 << 20) + 1)), 400, "REQUEST_400")
+    refused(api.get("/blobs/zz"), 404, "BLOB_404")

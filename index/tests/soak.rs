@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 
 /// More than are searched one by one: their vectors are found in a graph.
 const PASSAGES: u64 = 5_000;
-const WORDS: [&str; 12] = [
-    "river", "money", "water", "loan", "boat", "storm", "harbour", "teacher", "engine", "planet", "music", "garden",
-];
+const WORDS: [&str; 12] =
+    ["river", "money", "water", "loan", "boat", "storm", "harbour", "teacher", "engine", "planet", "music", "garden"];
 
 /// Pseudo-random words that follow from `seed`.
 fn sentence(seed: u64) -> String {

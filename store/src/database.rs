@@ -37,21 +37,23 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 6] = [
+const SQLITE: [&str; 7] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
     include_str!("../migrations/sqlite/0004_cost.sql"),
     include_str!("../migrations/sqlite/0005_embedders.sql"),
     include_str!("../migrations/sqlite/0006_epochs.sql"),
+    include_str!("../migrations/sqlite/0007_blobs.sql"),
 ];
-const POSTGRES: [&str; 6] = [
+const POSTGRES: [&str; 7] = [
     "",
     "",
     include_str!("../migrations/postgres/0003_first.sql"),
     include_str!("../migrations/postgres/0004_cost.sql"),
     include_str!("../migrations/postgres/0005_embedders.sql"),
     include_str!("../migrations/postgres/0006_epochs.sql"),
+    include_str!("../migrations/postgres/0007_blobs.sql"),
 ];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.

@@ -3,6 +3,7 @@
 //! A document is one transaction: an ingestion that was killed leaves whole documents, and running it again does what
 //! is missing. A document whose content did not change costs one look-up.
 
+use crate::blobs::{Attachment, AttachmentRow, MAX_ATTACHMENT_NAME, MAX_ATTACHMENTS, attach, detach, hash_of, sweep};
 use crate::database::Work;
 use crate::embedding::bytes_of;
 use crate::publish::fixed;
@@ -38,6 +39,21 @@ pub struct Document {
     pub subject: Option<String>,
     /// Its vector by the collection's model; the text is not cut then.
     pub vector: Option<Vec<f32>>,
+    /// Files that it brings along, which are stored already.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A stored document, without its text.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct DocumentRow {
+    pub id: String,
+    pub title: String,
+    /// As it was sent; without one an empty object.
+    #[schema(value_type = Object)]
+    pub payload: serde_json::Value,
+    /// Microseconds since 1970.
+    pub updated_at: i64,
+    pub attachments: Vec<AttachmentRow>,
 }
 
 /// What an ingestion did.
@@ -179,7 +195,10 @@ fn whole_file(path: &Path, name: &str) -> Result<(Document, u64), ReadError> {
         .map(str::to_owned)
         .unwrap_or_else(|| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned());
     let id = name.to_owned();
-    Ok((Document { id, title, text, payload: String::new(), subject: None, vector: None }, bytes))
+    Ok((
+        Document { id, title, text, payload: String::new(), subject: None, vector: None, attachments: Vec::new() },
+        bytes,
+    ))
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Document, u64), ReadError>> + use<>, ReadError> {
@@ -221,7 +240,8 @@ fn json_line(line: &str) -> Result<Document, String> {
 }
 
 impl Document {
-    /// Reads `{"id"|"_id", "title", "text", "payload"|"metadata"}`; only id and text must be there.
+    /// Reads `{"id"|"_id", "title", "text", "payload"|"metadata", "subject", "vector", "attachments"}`; only id and text
+    /// must be there.
     pub fn of_json(value: &serde_json::Value) -> Result<Document, String> {
         let text = |name: &str| {
             value.get(name).and_then(|value| {
@@ -270,8 +290,32 @@ impl Document {
             payload,
             subject,
             vector,
+            attachments: attachments(value.get("attachments"))?,
         })
     }
+}
+
+fn attachments(value: Option<&serde_json::Value>) -> Result<Vec<Attachment>, String> {
+    let list = match value {
+        None | Some(serde_json::Value::Null) => return Ok(Vec::new()),
+        Some(serde_json::Value::Array(list)) => list,
+        Some(_) => return Err("`attachments` must be an array".to_owned()),
+    };
+    if list.len() > MAX_ATTACHMENTS {
+        return Err(format!("`attachments` has {} members, at most {MAX_ATTACHMENTS} are taken", list.len()));
+    }
+    let read = |(place, one): (usize, &serde_json::Value)| {
+        let text = |name: &str| one.get(name).and_then(|value| value.as_str());
+        let name = text("name").filter(|name| !name.is_empty() && name.len() <= MAX_ATTACHMENT_NAME);
+        let name =
+            name.ok_or(format!("`attachments[{place}].name` must be a string of 1 to {MAX_ATTACHMENT_NAME} bytes"))?;
+        let hash = text("hash").and_then(hash_of);
+        let hash = hash.ok_or(format!(
+            "`attachments[{place}].hash` must be 64 hexadecimal digits, as `POST /api/v1/blobs` gives them"
+        ))?;
+        Ok(Attachment { name: name.to_owned(), hash })
+    };
+    list.iter().enumerate().map(read).collect()
 }
 
 struct Prepared {
@@ -388,6 +432,7 @@ impl Tenancy {
                 .bind(now())
                 .execute(&mut *write)
                 .await?;
+            attach(&mut write, tenant, &id, external, &prepared.document.attachments).await?;
             for (ordinal, (chunk, hash, vector)) in prepared.chunks.into_iter().enumerate() {
                 // Without a vector of its own it waits for one.
                 let known_by = if prepared.is_embedded { model.id.as_str() } else { "" };
@@ -420,6 +465,7 @@ impl Tenancy {
                     .await?;
             }
         }
+        sweep(&mut write, tenant).await?;
         self.record(&mut write, "knowledge.ingested", collection, json!(null)).await?;
         write.commit().await?;
         Ok(())
@@ -433,17 +479,14 @@ impl Tenancy {
         documents: &[String],
     ) -> Result<u64, StoreError> {
         check_name("collection", collection)?;
-        let mark = subject.map(|subject| self.mark(subject)).transpose()?;
         let mut write = self.write().await?;
         let mut removed = 0;
         for document in documents {
-            let (name, id) = match &mark {
-                None => (collection.to_owned(), document.clone()),
-                Some(mark) => (format!("{collection}{PRIVATE}"), format!("{mark}/{document}")),
-            };
+            let (name, id) = self.place(collection, subject, document)?;
             removed += u64::from(remove(&mut write, &self.id, &name, &id).await?);
         }
         if removed > 0 {
+            sweep(&mut write, &self.id).await?;
             self.record(&mut write, "knowledge.removed", collection, json!({ "documents": removed })).await?;
         }
         write.commit().await?;
@@ -463,6 +506,7 @@ impl Tenancy {
         for (collection, document) in found.iter().filter(|(collection, _)| collection.ends_with(PRIVATE)) {
             removed += u64::from(remove(&mut write, &self.id, collection, document).await?);
         }
+        sweep(&mut write, &self.id).await?;
         // Edges forget what sessions keep of it; records and what was said of it know it no longer.
         for statement in [
             "DELETE FROM erasure WHERE tenant_id = $1 AND unit = $2",
@@ -511,6 +555,35 @@ impl Tenancy {
             }
         }
         Ok(collections)
+    }
+
+    /// A document of a collection; with a subject one of its own.
+    pub async fn document(&self, collection: &str, subject: Option<&str>, id: &str) -> Result<DocumentRow, StoreError> {
+        let (name, external) = self.place(collection, subject, id)?;
+        let find = "SELECT id, title, payload, updated_at FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id = $3";
+        let found: Option<(Vec<u8>, String, String, i64)> = sqlx::query_as(find)
+            .bind(&self.id)
+            .bind(name)
+            .bind(external)
+            .fetch_optional(&mut *self.read().await?)
+            .await?;
+        let Some((row, title, payload, updated_at)) = found else {
+            return Err(StoreError::NotFound { kind: "document", name: id.to_owned() });
+        };
+        let mut payload: serde_json::Value = serde_json::from_str(&payload).unwrap_or_else(|_| json!({}));
+        if let Some(members) = payload.as_object_mut() {
+            members.remove(SubjectMark::MEMBER);
+        }
+        let attachments = self.attachments(&row).await?;
+        Ok(DocumentRow { id: id.to_owned(), title, payload, updated_at, attachments })
+    }
+
+    /// Where a document is kept, and as what.
+    fn place(&self, collection: &str, subject: Option<&str>, id: &str) -> Result<(String, String), StoreError> {
+        Ok(match subject {
+            None => (collection.to_owned(), id.to_owned()),
+            Some(subject) => (format!("{collection}{PRIVATE}"), format!("{}/{id}", self.mark(subject)?)),
+        })
     }
 
     /// The ids of all documents of a collection, in order; with a subject those of its own.
@@ -590,6 +663,7 @@ async fn remove(write: &mut Work, tenant: &[u8], collection: &str, external: &st
             .execute(&mut **write)
             .await?;
     }
+    detach(write, tenant, &id).await?;
     sqlx::query("DELETE FROM document WHERE id = $1").bind(&id).execute(&mut **write).await?;
     Ok(true)
 }
@@ -657,6 +731,9 @@ fn document_hash(document: &Document) -> Vec<u8> {
     if let Some(vector) = &document.vector {
         hasher.update(&bytes_of(vector));
     }
+    for attachment in &document.attachments {
+        hasher.update(&attachment.hash).update(attachment.name.as_bytes());
+    }
     hasher.finalize().as_bytes().to_vec()
 }
 
@@ -674,7 +751,8 @@ mod tests {
                 text: "x".into(),
                 payload: String::new(),
                 subject: None,
-                vector: None
+                vector: None,
+                attachments: Vec::new(),
             }
         );
         assert_eq!(json_line(r#"{"id":"a","text":"","metadata":{"n":1}}"#).unwrap().payload, r#"{"n":1}"#);

@@ -7,6 +7,7 @@
 
 mod api;
 mod artifacts;
+mod blobs;
 mod bundle;
 mod content;
 mod convert;
@@ -30,6 +31,7 @@ mod settings;
 
 pub use api::router;
 pub use artifacts::{Artifact, Change, InForceAt, SectionHash, Version};
+pub use blobs::{Attachment, AttachmentRow, Blob, MAX_BLOB};
 pub use bundle::{
     Bundle, BundledArtifact, BundledDeployment, BundledVersion, FailedImport, Import, ImportReport, MigrationStatus,
     OnConflict, Renamed,
@@ -43,7 +45,9 @@ pub use epochs::Epoch;
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
 pub use identity::{Identity, IdentityError, StoreKeys, read_fleet_key, read_pepper, read_publisher_key};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
-pub use knowledge::{CollectionModel, CollectionSize, Document, IngestError, IngestSummary, ReadError, Source};
+pub use knowledge::{
+    CollectionModel, CollectionSize, Document, DocumentRow, IngestError, IngestSummary, ReadError, Source,
+};
 pub use operators::{Event, NewOperator, Operator, OperatorRecord, Scope};
 pub use preview::{Preview, Previewed, RenderedMessage, VariableUse};
 pub use publish::{Publication, PublishError, verify_published};

@@ -2,8 +2,10 @@
 
 use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent};
 use crate::operators::Scope;
-use crate::{CollectionModel, CollectionSize, Document, IngestError, IngestSummary};
+use crate::{CollectionModel, CollectionSize, Document, DocumentRow, IngestError, IngestSummary};
 use axum::Json;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -19,7 +21,9 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(set_model))
         .routes(routes!(upsert))
         .routes(routes!(remove_many, remove_delete))
-        .routes(routes!(remove_one))
+        .routes(routes!(document, remove_one))
+        .routes(routes!(store_blob))
+        .routes(routes!(blob))
         .routes(routes!(erase))
 }
 
@@ -60,8 +64,8 @@ async fn set_model(
 
 #[derive(Deserialize, ToSchema)]
 struct NewDocuments {
-    /// Each with `id`, `text`, and perhaps `title`, `payload`, `subject`, whose alone it is then, and `vector` by the
-    /// collection's model; at most 1,000.
+    /// Each with `id`, `text`, and perhaps `title`, `payload`, `subject`, whose alone it is then, `vector` by the
+    /// collection's model, and `attachments` (`name`, and `hash` of a stored blob); at most 1,000.
     #[schema(value_type = Vec<Object>)]
     documents: Vec<Value>,
 }
@@ -110,6 +114,49 @@ struct OfSubject {
     tenant: Option<String>,
     /// Whose alone the document is.
     subject: Option<String>,
+}
+
+/// A document without its text, with its attachments.
+#[utoipa::path(get, path = "/api/v1/collections/{collection}/documents/{document}", params(("collection" = String, Path), ("document" = String, Path, description = "its id, percent-encoded"), OfSubject), responses((status = 200, body = DocumentRow)))]
+async fn document(
+    caller: Caller,
+    At((collection, document)): At<(String, String)>,
+    Asked(OfSubject { subject, .. }): Asked<OfSubject>,
+) -> Answer<Json<DocumentRow>> {
+    Ok(Json(caller.tenancy(Scope::Read).await?.document(&collection, subject.as_deref(), &document).await?))
+}
+
+#[derive(Serialize, ToSchema)]
+struct StoredBlob {
+    /// BLAKE3 of the content, in hexadecimal.
+    hash: String,
+    bytes: usize,
+}
+
+/// Keeps a file, so that documents may name it among their `attachments`; one that none names within a day goes. The
+/// media type is that of the request.
+#[utoipa::path(post, path = "/api/v1/blobs", params(ForTenant), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 201, body = StoredBlob)))]
+async fn store_blob(caller: Caller, headers: HeaderMap, content: Bytes) -> Answer<(StatusCode, Json<StoredBlob>)> {
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.filter(|media_type| media_type.len() <= 255).unwrap_or("application/octet-stream");
+    let bytes = content.len();
+    let hash = tenancy.put_blob(media_type, content.to_vec()).await?;
+    Ok((StatusCode::CREATED, Json(StoredBlob { hash: hex::encode(hash), bytes })))
+}
+
+/// A stored file, to be saved and not to be shown.
+#[utoipa::path(get, path = "/api/v1/blobs/{hash}", params(("hash" = String, Path), ForTenant), responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>)))]
+async fn blob(caller: Caller, At(hash): At<String>) -> Answer<([(HeaderName, HeaderValue); 3], Vec<u8>)> {
+    let blob = caller.tenancy(Scope::Read).await?.blob(&hash).await?;
+    let media_type = HeaderValue::from_str(&blob.media_type);
+    let media_type = media_type.unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
+    let headers = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    Ok((headers, blob.content))
 }
 
 #[utoipa::path(delete, path = "/api/v1/collections/{collection}/documents/{document}", params(("collection" = String, Path), ("document" = String, Path, description = "its id, percent-encoded"), OfSubject), responses((status = 200, body = Removed)))]

@@ -1,0 +1,27 @@
+-- Files that documents bring along, by their content: BLAKE3. One that no document has is kept for a day.
+CREATE TABLE blob (
+    tenant_id BYTEA NOT NULL REFERENCES tenant (id),
+    hash BYTEA NOT NULL,
+    media_type TEXT NOT NULL,
+    content BYTEA NOT NULL,
+    bytes BIGINT NOT NULL,
+    loose_since BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, hash)
+);
+
+CREATE TABLE attachment (
+    document_id BYTEA NOT NULL REFERENCES document (id),
+    ordinal BIGINT NOT NULL,
+    tenant_id BYTEA NOT NULL REFERENCES tenant (id),
+    name TEXT NOT NULL,
+    hash BYTEA NOT NULL,
+    PRIMARY KEY (document_id, ordinal)
+);
+CREATE INDEX attachment_blob ON attachment (tenant_id, hash);
+
+ALTER TABLE blob ENABLE ROW LEVEL SECURITY;
+ALTER TABLE blob FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON blob USING (current_setting('sluice.tenant', true) IN (encode(tenant_id, 'hex'), '*'));
+ALTER TABLE attachment ENABLE ROW LEVEL SECURITY;
+ALTER TABLE attachment FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON attachment USING (current_setting('sluice.tenant', true) IN (encode(tenant_id, 'hex'), '*'));
