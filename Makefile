@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench race bench-context bench-scrub soak fuzz tools
+.PHONY: run test lint build bench bench-fresh race bench-context bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -44,10 +44,16 @@ bench-scrub: tools
 	python3 -m venv target/bench/venv && target/bench/venv/bin/pip install --quiet --disable-pip-version-check datafog-core==0.4.4
 	taskset -c 0 ./target/dist/scrub --corpus policies/scrub/tests/corpus/dev.jsonl --prose samples/knowledge/scifact/corpus.jsonl --code proxy policies config store --real proxy store /usr/share/doc /var/log/dpkg.log /usr/lib/python3 --python target/bench/venv/bin/python
 
+# What a collection costs that is written to while it serves; after `bench-context`, which makes the documents.
+bench-fresh: tools
+	$(CARGO) build --profile dist --package sluice
+	python3 bench/fresh.py --documents target/bench/debian-100000.jsonl
+
 # Long runs: twenty edges, a million run records with edges killed meanwhile; then the fuzz targets, ten minutes each.
 soak: tools
 	$(CARGO) build --release --workspace
 	SLUICE_EDGES=20 SLUICE_RUNS=1000000 tests/run -n 0 -s test_fleet.py -k "two_seconds or killed_edges" --timeout 3600
+	tests/sanitized 600
 	$(MAKE) fuzz
 
 FUZZ_SECONDS ?= 600

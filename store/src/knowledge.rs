@@ -280,7 +280,7 @@ impl Document {
         if payload.len() > MAX_PAYLOAD {
             return Err(format!("`payload` is larger than {} KiB", MAX_PAYLOAD >> 10));
         }
-        if value.to_string().contains("\\u0000") {
+        if holds_nul(value) {
             return Err("a text holds a NUL character, which databases do not keep".to_owned());
         }
         Ok(Document {
@@ -292,6 +292,18 @@ impl Document {
             vector,
             attachments: attachments(value.get("attachments"))?,
         })
+    }
+}
+
+/// Whether a text in `value` holds a character that databases do not keep.
+pub(crate) fn holds_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(holds_nul),
+        serde_json::Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
+        }
+        _ => false,
     }
 }
 
@@ -759,6 +771,9 @@ mod tests {
         assert_eq!(json_line(r#"{"id":"a","text":"","subject":"u1"}"#).unwrap().subject.as_deref(), Some("u1"));
         assert!(json_line(r#"{"id":"a","text":"","subject":1}"#).unwrap_err().starts_with("`subject` must be"));
         assert!(json_line(r#"{"id":"a","text":"","payload":{"$subject":"x"}}"#).unwrap_err().contains("`$subject`"));
+        // A text may spell the escape of what it may not hold.
+        assert_eq!(json_line(r#"{"id":"a","text":"\\u0000"}"#).unwrap().text, r"\u0000");
+        assert!(json_line(r#"{"id":"a","text":"\u0000"}"#).unwrap_err().contains("NUL"));
         assert_eq!(json_line(r#"{"id":"a"}"#).unwrap_err(), "there is no `text`");
         assert_eq!(json_line(r#"{"id":"a","text":"","payload":[]}"#).unwrap_err(), "`payload` must be an object");
     }

@@ -7,6 +7,7 @@ mod artifacts;
 mod control;
 mod knowledge;
 
+use crate::knowledge::holds_nul;
 use crate::operators::{KeptAnswer, Operator, Scope};
 use crate::{Store, StoreError, Tenancy};
 use axum::body::{Body as AxumBody, Bytes};
@@ -429,15 +430,6 @@ impl<T: DeserializeOwned> FromRequest<Api> for Sent<T> {
             return Err(Fault::invalid("the body holds a NUL character, which databases do not keep"));
         }
         serde_json::from_value(value).map(Sent).map_err(invalid)
-    }
-}
-
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
-        _ => false,
     }
 }
 
