@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
@@ -186,6 +188,56 @@ class Mock(Process):
         found = [r for r in self.requests() if r["headers"].get("x-custom") == mark]
         assert len(found) == 1, f"{len(found)} requests with {mark}: {found}"
         return found[0]
+
+
+# The beginning of a test's configuration that goes through the mock with a provider's key.
+BEHIND_MOCK = """\
+[server]
+listen = "LISTEN"
+admin_listen = "ADMIN"
+drain_timeout_seconds = 1
+
+[providers.mock]
+kind = "openai"
+base_url = "http://MOCK/v1"
+api_key_env = "MOCK_API_KEY"
+"""
+
+
+class FakeProvider(ThreadingHTTPServer):
+    """Answers JSON with what `answer` makes of it, slowly or with another status where a test says so, and remembers what
+    it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.asked, self.keys, self.delay, self.status = [], set(), 0.0, 200
+        super().__init__(("127.0.0.1", 0), FakeHandler)
+        self.base = f"127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def answer(self, body):
+        """The status and the answer to `body`."""
+        raise NotImplementedError
+
+
+class FakeHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(body)
+        self.server.keys.add(self.headers["authorization"])
+        time.sleep(self.server.delay)
+        status, answer = self.server.answer(body)
+        answer = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
 
 
 class Store:

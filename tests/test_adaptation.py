@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, mark, user
+from harness import ALL_ASSERTS, BEHIND_MOCK, Edge, Store, mark, user
 
 COACH = {
     "messages": [{"role": "system", "content": "You help in a shop for {{ goods }}."}],
@@ -33,17 +33,7 @@ TOOLS = {
     "refund": {"description": "Sends money back for a returned article. Ask refunds@brightwater-outdoor.com."},
     "stock": {"name": "in_stock", "description": "Says whether an article is in the warehouse."},
 }
-CONFIG = """\
-[server]
-listen = "LISTEN"
-admin_listen = "ADMIN"
-drain_timeout_seconds = 1
-
-[providers.mock]
-kind = "openai"
-base_url = "http://MOCK/v1"
-api_key_env = "MOCK_API_KEY"
-
+CONFIG = BEHIND_MOCK + """
 [providers.claude]
 kind = "anthropic"
 base_url = "http://MOCK/v1"

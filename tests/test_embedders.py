@@ -1,13 +1,11 @@
 """Collections whose vectors come from a provider's /embeddings: in the background, scrubbed, cached, and done without."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, eventually, user
+from harness import ALL_ASSERTS, BEHIND_MOCK, Edge, FakeProvider, Store, eventually, user
 
 # A model that knows what a few words mean: each meaning is a direction.
 MEANINGS = [
@@ -24,54 +22,21 @@ def embed(text, size):
     return (vector + [0.01] * size)[:size]
 
 
-class Embeddings(ThreadingHTTPServer):
-    """An OpenAI-compatible /v1/embeddings that remembers what it was asked."""
-
-    daemon_threads = True
+class Embeddings(FakeProvider):
+    """An OpenAI-compatible /v1/embeddings."""
 
     def __init__(self):
-        self.asked, self.keys, self.delay, self.status, self.size = [], set(), 0.0, 200, 16
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.size = 16
+        super().__init__()
 
-    @property
-    def base(self):
-        return f"127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server = self.server
-        server.asked.append(body)
-        server.keys.add(self.headers["authorization"])
-        time.sleep(server.delay)
+    def answer(self, body):
         refused = any("unacceptable" in text for text in body["input"])
-        data = [{"index": i, "object": "embedding", "embedding": embed(t, server.size)} for i, t in enumerate(body["input"])]
+        data = [{"index": i, "object": "embedding", "embedding": embed(t, self.size)} for i, t in enumerate(body["input"])]
         # The order is the index's to tell.
-        answer = json.dumps({"object": "list", "data": data[::-1], "model": body["model"]}).encode()
-        self.send_response(400 if refused else server.status)
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_):
-        pass
+        return 400 if refused else self.status, {"object": "list", "data": data[::-1], "model": body["model"]}
 
 
-CONFIG = """\
-[server]
-listen = "LISTEN"
-admin_listen = "ADMIN"
-drain_timeout_seconds = 1
-
-[providers.mock]
-kind = "openai"
-base_url = "http://MOCK/v1"
-api_key_env = "MOCK_API_KEY"
-
+CONFIG = BEHIND_MOCK + """
 [providers.vectors]
 kind = "openai"
 base_url = "http://VECTORS/v1"

@@ -4,19 +4,9 @@ import json
 
 import pytest
 
-from harness import ALL_ASSERTS, Edge, Store, eventually, request, user
+from harness import ALL_ASSERTS, BEHIND_MOCK, Edge, Store, eventually, request, user
 
-CONFIG = """\
-[server]
-listen = "LISTEN"
-admin_listen = "ADMIN"
-drain_timeout_seconds = 1
-
-[providers.mock]
-kind = "openai"
-base_url = "http://MOCK/v1"
-api_key_env = "MOCK_API_KEY"
-
+CONFIG = BEHIND_MOCK + """
 [routes.ask]
 provider = "mock"
 model = "m"

@@ -119,14 +119,14 @@ impl Summarizers {
             }
             orders.insert(id, None);
         }
-        let order = order();
+        let Order { generation, earlier, turns } = order();
         let (by, sessions, rules) = (Arc::clone(by), Arc::clone(sessions), Arc::clone(rules));
         let underway = Underway { orders: Arc::clone(&self.orders), id, rest: Some(REST) };
         tokio::spawn(async move {
             let mut underway = underway;
-            match by.summarize(&order, &rules).await {
+            match by.summarize(earlier, turns, rules).await {
                 Ok(summary) => {
-                    sessions.put(&id, by.config.keep, summary.as_bytes(), order.generation);
+                    sessions.put(&id, by.config.keep, summary.as_bytes(), generation);
                     underway.rest = None;
                     counters.made.inc();
                 }
@@ -158,8 +158,16 @@ impl Drop for Underway {
 }
 
 impl Summarizer {
-    async fn summarize(&self, order: &Order, rules: &Rules) -> Result<String, CallError> {
-        let most = self.config.max_tokens;
+    async fn summarize(
+        &self,
+        earlier: Option<String>,
+        turns: Vec<(String, Vec<String>)>,
+        rules: Arc<Rules>,
+    ) -> Result<String, CallError> {
+        let (most, most_told) = (self.config.max_tokens, self.config.max_input_tokens);
+        // A long conversation takes milliseconds, for which requests of the same thread would wait.
+        let told = tokio::task::spawn_blocking(move || told(earlier.as_deref(), &turns, &rules, most_told));
+        let told = told.await.map_err(|error| error.to_string())?;
         let task = format!(
             "You keep in mind what a long conversation is about, for the assistant that goes on with it and no longer \
              sees its beginning. Write a summary in the conversation's language, of at most {} words, as plain text \
@@ -170,7 +178,7 @@ impl Summarizer {
         );
         let body = json!({
             "model": self.config.model,
-            "messages": [{ "role": "system", "content": task }, { "role": "user", "content": told(order, rules, self.config.max_input_tokens) }],
+            "messages": [{ "role": "system", "content": task }, { "role": "user", "content": told }],
         });
         let answer = self.call.post(&body, self.config.timeout, MAX_ANSWER).await?;
         let answer: Answer =
@@ -199,9 +207,9 @@ struct Said {
 }
 
 /// What the model reads, without personal data: of the turns the newest, up to `most` tokens or so.
-fn told(order: &Order, rules: &Rules, most: usize) -> String {
+fn told(earlier: Option<&str>, turns: &[(String, Vec<String>)], rules: &Rules, most: usize) -> String {
     let mut conversation = String::new();
-    for (role, texts) in &order.turns {
+    for (role, texts) in turns {
         let texts: Vec<String> =
             texts.iter().map(|text| masked(&text[..text.floor_char_boundary(MAX_TEXT)], rules)).collect();
         conversation.push_str(&format!("{role}: {}\n\n", texts.join("\n")));
@@ -209,7 +217,7 @@ fn told(order: &Order, rules: &Rules, most: usize) -> String {
     let tokens = about_tokens(&conversation);
     let gone = conversation.len() * tokens.saturating_sub(most) / tokens.max(1);
     let from = conversation.ceil_char_boundary(gone);
-    let earlier = order.earlier.as_deref().unwrap_or("none");
+    let earlier = earlier.unwrap_or("none");
     format!(
         "<earlier_summary>\n{earlier}\n</earlier_summary>\n<conversation>\n{}</conversation>",
         &conversation[from..]
@@ -233,8 +241,7 @@ mod tests {
             ("user".to_owned(), vec!["first ".repeat(100)]),
             ("assistant".to_owned(), vec!["Write to ann@example.com, 再见".to_owned()]),
         ];
-        let order = Order { generation: 0, earlier: Some("before".to_owned()), turns };
-        let told = told(&order, &Rules::default(), 14);
+        let told = told(Some("before"), &turns, &Rules::default(), 14);
         assert!(told.contains("assistant: Write to <EMAIL>, 再见") && !told.contains("user:"), "{told}");
         assert!(told.starts_with("<earlier_summary>\nbefore\n</earlier_summary>\n<conversation>\n"));
     }

@@ -106,12 +106,13 @@ pub(crate) async fn attach(
     attachments: &[Attachment],
 ) -> Result<(), StoreError> {
     for (attachment, ordinal) in attachments.iter().zip(0_i64..) {
-        let known: Option<i64> = sqlx::query_scalar("SELECT bytes FROM blob WHERE tenant_id = $1 AND hash = $2")
+        let taken = sqlx::query("UPDATE blob SET loose_since = $3 WHERE tenant_id = $1 AND hash = $2")
             .bind(tenant)
             .bind(attachment.hash.as_slice())
-            .fetch_optional(&mut **write)
+            .bind(i64::MAX)
+            .execute(&mut **write)
             .await?;
-        if known.is_none() {
+        if taken.rows_affected() == 0 {
             return Err(StoreError::Invalid(format!(
                 "the document `{external}` has an attachment `{}` with the hash {}, which is not stored; send it to `POST /api/v1/blobs` first",
                 attachment.name,
@@ -141,7 +142,8 @@ pub(crate) async fn detach(write: &mut Work, tenant: &[u8], document: &[u8]) -> 
     Ok(())
 }
 
-/// Removes the files that no document has, or had within a day of their arrival.
+/// Removes the files that no document has any more, or had within a day of their arrival. Only what is loose is looked
+/// at, so it costs a write nothing where nothing is.
 pub(crate) async fn sweep(write: &mut Work, tenant: &[u8]) -> Result<(), StoreError> {
     sqlx::query("DELETE FROM blob WHERE tenant_id = $1 AND loose_since < $2 AND NOT EXISTS (SELECT 1 FROM attachment a WHERE a.tenant_id = blob.tenant_id AND a.hash = blob.hash)")
         .bind(tenant)

@@ -601,10 +601,7 @@ impl Tenancy {
     /// The ids of all documents of a collection, in order; with a subject those of its own.
     pub async fn documents(&self, collection: &str, subject: Option<&str>) -> Result<Vec<String>, StoreError> {
         let find = "SELECT external_id FROM document WHERE tenant_id = $1 AND collection = $2 AND external_id LIKE $3 ORDER BY external_id";
-        let (name, prefix) = match subject {
-            None => (collection.to_owned(), String::new()),
-            Some(subject) => (format!("{collection}{PRIVATE}"), format!("{}/", self.mark(subject)?)),
-        };
+        let (name, prefix) = self.place(collection, subject, "")?;
         let found: Vec<String> = sqlx::query_scalar(find)
             .bind(&self.id)
             .bind(name)

@@ -1,4 +1,5 @@
--- Files that documents bring along, by their content: BLAKE3. One that no document has is kept for a day.
+-- Files that documents bring along, by their content: BLAKE3. `loose_since` is the highest number for one that was given
+-- to a document; one that no document has is kept for a day after its arrival.
 CREATE TABLE blob (
     tenant_id BLOB NOT NULL REFERENCES tenant (id),
     hash BLOB NOT NULL,
@@ -8,6 +9,7 @@ CREATE TABLE blob (
     loose_since BIGINT NOT NULL,
     PRIMARY KEY (tenant_id, hash)
 );
+CREATE INDEX blob_loose ON blob (tenant_id, loose_since);
 
 CREATE TABLE attachment (
     document_id BLOB NOT NULL REFERENCES document (id),
