@@ -56,6 +56,16 @@ def eventually(what, look, seconds=10.0, every=0.02):
         time.sleep(every)
 
 
+def files_below(folder):
+    """Each file's path and content. What a server takes away meanwhile, as it renames or removes it, is left out."""
+    for where, _, names in os.walk(folder):
+        for path in (Path(where) / name for name in names):
+            try:
+                yield path, path.read_bytes()
+            except FileNotFoundError:
+                continue
+
+
 @dataclass
 class Answer:
     status: int

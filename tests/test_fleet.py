@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from conftest import CONFIG, config_for
-from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, mark, user
+from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, files_below, mark, user
 from servers import S3
 
 ROUTES = CONFIG + """
@@ -173,9 +173,8 @@ def test_a_tenants_secret_reaches_the_provider_and_nothing_else(fleet, mock):
 
     eventually("the secret is used", lambda: arrives("sk-canary-of-the-tenant-0123"))
     # It stands nowhere in clear: not in the store, the objects, the edges' folders or the logs.
-    for folder in [store.folder.parent]:
-        for path in folder.rglob("*"):
-            assert not path.is_file() or b"sk-canary-of-the-tenant" not in path.read_bytes(), path
+    for path, content in files_below(store.folder.parent):
+        assert b"sk-canary-of-the-tenant" not in content, path
     listed = json.loads(store.run("secret", "list", "--json").stdout)
     assert listed[0]["last_four"] == "0123" and "value" not in listed[0]
     # Sealed with a new key it opens as before.

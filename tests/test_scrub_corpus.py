@@ -10,7 +10,7 @@ import pytest
 
 import dialects
 from dialects import CHAT, DIALECTS, GEMINI, MESSAGES, RESPONSES
-from harness import BINARY, ROOT, Edge, Mock, Store, mark, user
+from harness import BINARY, ROOT, Edge, Mock, Store, files_below, mark, user
 
 CORPUS = ROOT / "policies/scrub/tests/corpus/dev.jsonl"
 # Texts to a request: the last is the user's turn, which the mock says again, the others the instructions.
@@ -361,9 +361,9 @@ def test_a_session_keeps_its_originals_where_the_route_lets_it(edge, provider):
     edge.restart(kill=True)
     edge.wait_ready()
     assert ask("kept", "Hello again", "<EMAIL_2>")[1] == "bob@example.com"
-    files = [path for path in edge.store.folder.rglob("*") if path.is_file()]
+    files = dict(files_below(edge.store.folder))
     assert any(path.name == "sessions.redb" for path in files)
-    assert not [path for path in files if b"ann@example.com" in path.read_bytes()]
+    assert not [path for path, content in files.items() if b"ann@example.com" in content]
     assert ask("kept-briefly", "I am ann@example.com", "x", session="s3")[0] == "I am <EMAIL_1>"
     time.sleep(2.1)
     assert ask("kept-briefly", "Hello", "<EMAIL_1>", session="s3")[1] == "<EMAIL_1>"
