@@ -3,7 +3,9 @@
 
 use crate::filter::Filter;
 use serde_json::Value;
-use sluice_text::{Condition, Embedder, Message, PROFILE, RenderError, Template, Variable, Variables};
+use sluice_text::{
+    Condition, Embedder, HISTORY, Message, PLACEHOLDER, PROFILE, RenderError, Template, Variable, Variables,
+};
 use std::collections::BTreeMap;
 
 /// When a rule applies.
@@ -39,14 +41,43 @@ impl When {
     }
 }
 
-/// Renders the messages of `template` of which the last are the texts of `rules`, each where it applies.
-pub fn render(template: &Template, rules: &[When], values: &Variables) -> Result<Vec<Message>, RenderError> {
-    if rules.is_empty() {
-        return template.render(values);
-    }
-    let known = template.with_defaults(values);
+/// A rendered prompt, in the parts that the conversation stands between.
+#[derive(Debug, Default)]
+pub struct Rendered {
+    /// Before the conversation: the prompt's messages, then the texts of its rules.
+    pub opening: Vec<Message>,
+    /// Behind the conversation's last turn.
+    pub closing: Vec<Message>,
+    /// How many rules applied.
+    pub rules: usize,
+}
+
+/// Renders `template`, whose last messages are the texts of `rules`, each where it applies; without `adapted` none does.
+pub fn render(
+    template: &Template,
+    rules: &[When],
+    adapted: bool,
+    values: &Variables,
+) -> Result<Rendered, RenderError> {
     let own = template.len() - rules.len();
-    template.render_some(values, |place| place < own || rules[place - own].holds(&known))
+    let applying: Vec<bool> = match adapted && !rules.is_empty() {
+        true => {
+            let known = template.with_defaults(values);
+            rules.iter().map(|rule| rule.holds(&known)).collect()
+        }
+        false => vec![false; rules.len()],
+    };
+    let mut opening = template.render_some(values, |place| place < own || applying[place - own])?;
+    let rules = applying.into_iter().filter(|applies| *applies).count();
+    let texts = opening.split_off(opening.len() - rules);
+    let is_history = |message: &Message| message.role == PLACEHOLDER && message.text == HISTORY;
+    let mut closing = Vec::new();
+    if let Some(place) = opening.iter().position(is_history) {
+        closing = opening.split_off(place + 1);
+        opening.pop();
+    }
+    opening.extend(texts);
+    Ok(Rendered { opening, closing, rules })
 }
 
 /// Texts of which those are chosen that are most like a question.
@@ -112,12 +143,53 @@ mod tests {
         let template = Template::compile(&messages, &BTreeMap::new(), Some(declared)).unwrap();
         let rules = [When::parse(&json!("profile.level == 'new' and tone == 'kind'"), template.variables()).unwrap()];
         let texts = |values: Value| -> Vec<String> {
-            let rendered = render(&template, &rules, values.as_object().unwrap()).unwrap();
-            rendered.into_iter().map(|message| message.text).collect()
+            let rendered = render(&template, &rules, true, values.as_object().unwrap()).unwrap();
+            rendered.opening.into_iter().map(|message| message.text).collect()
         };
         assert_eq!(texts(json!({"profile": {"level": "new", "name": "Ann"}})), ["Help.", "Explain to Ann."]);
         assert_eq!(texts(json!({"profile": {"level": "new"}, "tone": "curt"})), ["Help."]);
         assert_eq!(texts(json!({})), ["Help."]);
+    }
+
+    #[test]
+    fn the_conversation_stands_where_the_prompt_has_its_place() {
+        let messages = [
+            ("system", "Help {{ name }}."),
+            ("placeholder", "earlier"),
+            ("placeholder", "history"),
+            ("user", "Answer in French."),
+            ("system", "A rule."),
+        ];
+        let messages = messages.map(|(role, text)| (role.to_owned(), text.to_owned()));
+        let template = Template::compile(&messages, &BTreeMap::new(), None).unwrap();
+        assert_eq!(template.variables().keys().collect::<Vec<_>>(), ["earlier", "name"]);
+        let rules = [When::parse(&json!("name == 'Ann'"), template.variables()).unwrap()];
+        let rendered = |values: Value, adapted| {
+            let values = values.as_object().cloned().unwrap();
+            render(&template, &rules, adapted, &values).map_err(|error| error.to_string())
+        };
+        let texts = |messages: &[Message]| {
+            messages.iter().map(|message| format!("{}: {}", message.role, message.text)).collect::<Vec<_>>()
+        };
+        let earlier = json!([{"role": "user", "content": "{{ name }}?"}, {"role": "assistant", "content": "Yes."}]);
+        let found = rendered(json!({"name": "Ann", "earlier": earlier}), true).unwrap();
+        assert_eq!(
+            texts(&found.opening),
+            ["system: Help Ann.", "user: {{ name }}?", "assistant: Yes.", "system: A rule."]
+        );
+        assert_eq!((texts(&found.closing), found.rules), (vec!["user: Answer in French.".to_owned()], 1));
+        let found = rendered(json!({"name": "Ann", "earlier": []}), false).unwrap();
+        assert_eq!((texts(&found.opening), found.rules), (vec!["system: Help Ann.".to_owned()], 0));
+        assert!(rendered(json!({"name": "Ann"}), true).unwrap_err().contains("earlier"));
+        for wrong in [json!("text"), json!([{"role": "system", "content": "Obey."}]), json!([{"role": "user"}])] {
+            let refused = rendered(json!({"name": "Ann", "earlier": wrong}), true).unwrap_err();
+            assert!(refused.contains("earlier") && refused.contains("role"), "{refused}");
+        }
+        for (place, wrong) in [(2, "two words"), (1, "history")] {
+            let mut messages = messages.clone();
+            messages[place].1 = wrong.to_owned();
+            assert!(Template::compile(&messages, &BTreeMap::new(), None).is_err(), "{wrong}");
+        }
     }
 
     #[test]

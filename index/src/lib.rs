@@ -15,7 +15,7 @@ mod search;
 mod segment;
 mod top;
 
-pub use adapt::{Pool, When, render};
+pub use adapt::{Pool, Rendered, When, render};
 pub use assemble::{Assembled, Used, assemble};
 pub use build::{BuildError, SegmentFiles, SegmentWriter};
 pub use filter::Filter;

@@ -362,7 +362,7 @@ impl Outgoing<'_> {
     /// What Responses' `instructions` are to show where a managed prompt stands in them: the caller's own.
     fn own_instructions(&self) -> Option<String> {
         let plan = &self.scrubbed.composed.recalled.plan;
-        let is_managed = self.scrubbed.dialect() == Dialect::Responses && !self.scrubbed.composed.system.is_empty();
+        let is_managed = self.scrubbed.dialect() == Dialect::Responses && !self.scrubbed.composed.opening.is_empty();
         is_managed.then(|| plan.instructions().unwrap_or("null").to_owned())
     }
 

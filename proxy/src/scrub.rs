@@ -11,6 +11,7 @@ use crate::window::Summary;
 use sluice_config::ProviderKind;
 use sluice_scrub::{Refused, Rules, Series, Vault, find};
 use sluice_state::{SessionId, Sessions};
+use sluice_text::Message;
 use sluice_wire::json::{decode, decode_pieces};
 use sluice_wire::translate::{self, Translated};
 use sluice_wire::{Additions, Dialect, Envelope, Family, NestedText, Splices, TextSpan, Tool, gemini_model};
@@ -107,7 +108,8 @@ pub fn scrub(composed: Composed, live: &Live) -> Result<Scrubbed, Refusal> {
             }
             let tools = composed.recalled.plan.adapted.tools.iter();
             let tools = tools.flat_map(|tool| [tool.description.as_str(), tool.parameters.as_str()]);
-            let added = composed.system.iter().map(|message| message.text.as_str()).chain(composed.block.as_deref());
+            let prompt = composed.opening.iter().chain(&composed.closing);
+            let added = prompt.map(|message| message.text.as_str()).chain(composed.block.as_deref());
             let summary = composed.recalled.plan.window.iter().filter_map(|window| window.summary.text());
             for added in added.chain(tools).chain(summary) {
                 vault.reserve(added);
@@ -279,15 +281,17 @@ fn insert(
         Ok(Tool { description, parameters: managed_json(&tool.parameters, rules, vault)?, ..tool.clone() })
     });
     let tools = tools.collect::<Result<_, Refused>>()?;
-    let prompt =
-        composed.system.iter().map(|message| Ok((message.role.clone(), managed(&message.text, rules, vault)?)));
-    let prompt = prompt.collect::<Result<_, Refused>>()?;
+    let mut messages = |messages: &[Message]| {
+        let message = |message: &Message| Ok((message.role.clone(), managed(&message.text, rules, vault)?));
+        messages.iter().map(message).collect::<Result<Vec<_>, Refused>>()
+    };
+    let (opening, closing) = (messages(&composed.opening)?, messages(&composed.closing)?);
     let context = composed.block.as_deref().map(|block| managed(block, rules, vault)).transpose()?;
     let summary = match composed.recalled.plan.window.as_ref().map(|window| &window.summary) {
         Some(Summary::Used { at, text }) => Some((*at, managed(text, rules, vault)?)),
         _ => None,
     };
-    Ok(envelope.add(&Additions { prompt, context, summary, tools }, splices))
+    Ok(envelope.add(&Additions { opening, closing, context, summary, tools }, splices))
 }
 
 /// Text of the store's without its personal data.

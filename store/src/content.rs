@@ -7,7 +7,7 @@ use crate::{StoreError, check_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sluice_index::When;
-use sluice_text::{Partials, Template, Variable, includes};
+use sluice_text::{HISTORY, PLACEHOLDER, Partials, Template, Variable, includes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
@@ -96,9 +96,18 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptMessage {
+    /// `system`, `developer`, `user` or `assistant`; `placeholder` where other messages are to stand.
     pub role: String,
-    /// A Jinja template.
+    /// A Jinja template; of a placeholder the name of the variable that holds the messages (an array of `role`, user or
+    /// assistant, and `content`), or `history` for the caller's own conversation, behind which the rest is sent.
     pub content: String,
+}
+
+impl PromptMessage {
+    /// Whether it stands for the caller's own conversation.
+    pub(crate) fn is_history(&self) -> bool {
+        self.role == PLACEHOLDER && self.content.trim() == HISTORY
+    }
 }
 
 /// Text that a prompt gets for some users.
@@ -330,15 +339,15 @@ impl PromptContent {
 
     /// Bounds of what stands beside the messages.
     fn check_parts(&self) -> Result<(), String> {
-        let roles = |role: &str| {
-            const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
-            match ROLES.contains(&role) {
-                true => Ok(()),
-                false => Err(format!("a message's role is `{role}`; it may be {}", ROLES.join(", "))),
-            }
+        const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", PLACEHOLDER];
+        let check = |what: &str, role: &str, roles: &[&str]| match roles.contains(&role) {
+            true => Ok(()),
+            false => Err(format!("{what}'s role is `{role}`; it may be {}", roles.join(", "))),
         };
-        let messages = self.messages.iter().chain(&self.fallback).map(|message| &message.role);
-        messages.chain(self.rules.iter().map(|rule| &rule.role)).try_for_each(|role| roles(role))?;
+        let plain = &ROLES[..4];
+        self.messages.iter().try_for_each(|message| check("a message", &message.role, &ROLES))?;
+        self.fallback.iter().try_for_each(|message| check("a message of `fallback`", &message.role, plain))?;
+        self.rules.iter().try_for_each(|rule| check("a rule", &rule.role, plain))?;
         let bounded = |name: &str, found: usize, most: usize| match found <= most {
             true => Ok(()),
             false => Err(format!("`{name}` has {found} entries; it may have {most}")),
@@ -381,6 +390,10 @@ impl Content {
                 }
                 if kind == Kind::Partial && content.messages.len() > 1 {
                     return Err(invalid("a partial is one text, not several messages".to_owned()));
+                }
+                let is_placeholder = |message: &PromptMessage| message.role == PLACEHOLDER;
+                if kind == Kind::Partial && content.messages.iter().any(is_placeholder) {
+                    return Err(invalid("a partial is a text, not a placeholder".to_owned()));
                 }
                 content.check_parts().map_err(invalid)?;
                 if content.tools.is_some() && content.parameters.contains_key("tools") {

@@ -9,7 +9,7 @@ use crate::content::{
 use crate::{Link, StoreError};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use sluice_text::Variable;
+use sluice_text::{HISTORY, PLACEHOLDER, Variable};
 use std::collections::BTreeMap;
 
 /// How a file is written.
@@ -196,9 +196,10 @@ fn dotprompt(front: &Map<String, Value>, body: &str) -> Result<(PromptContent, V
         };
         let role = match role {
             "model" => "assistant",
-            "history" => {
-                writer.warnings.push("`{{history}}`: the conversation stands behind the prompt's messages".to_owned());
-                "user"
+            // What follows it without a role of its own is the model's, as dotprompt has it.
+            HISTORY => {
+                messages.push(PromptMessage { role: PLACEHOLDER.to_owned(), content: HISTORY.to_owned() });
+                "assistant"
             }
             role => role,
         };
@@ -337,9 +338,17 @@ fn langfuse(row: &Map<String, Value>) -> Result<Converted, StoreError> {
             for part in parts {
                 if part.get("type").and_then(Value::as_str) == Some("placeholder") {
                     let name = part.get("name").and_then(Value::as_str).unwrap_or_default();
-                    writer
-                        .warnings
-                        .push(format!("the placeholder `{name}`: the caller's messages stand behind the prompt's"));
+                    let is_first = !messages.iter().any(|known: &PromptMessage| known.is_history());
+                    let content = match CONVERSATIONS.contains(&name) && is_first {
+                        true => HISTORY.to_owned(),
+                        false => {
+                            writer.warnings.push(format!(
+                                "the placeholder `{name}` takes the messages of the variable `{name}`; `history` would be the caller's"
+                            ));
+                            name.to_owned()
+                        }
+                    };
+                    messages.push(PromptMessage { role: PLACEHOLDER.to_owned(), content });
                     continue;
                 }
                 let text = |member: &str| part.get(member).and_then(Value::as_str);
@@ -451,6 +460,9 @@ fn context_engineering(row: &Map<String, Value>) -> Result<Converted, StoreError
 }
 
 /// Between a role's mark and its name's end; characters that no text has.
+/// What placeholders for the caller's conversation are named elsewhere.
+const CONVERSATIONS: [&str; 4] = [HISTORY, "chat_history", "conversation", "messages"];
+
 const ROLE: char = '\u{1}';
 const ROLE_END: char = '\u{2}';
 
@@ -695,14 +707,19 @@ mod tests {
 
     #[test]
     fn langfuse_rows_keep_their_config_and_original() {
-        let source = r#"{"data":[{"name":"folder/movie critic","version":3,"type":"chat","prompt":[{"role":"system","content":"You judge {{movie}}."},{"type":"placeholder","name":"history"},{"role":"user","content":"Like it?"}],"config":{"temperature":0.1},"labels":["production"],"tags":["film"]},{"name":"plain","prompt":"Say {{x}} @@@langfusePrompt:name=tone|label=production@@@","config":null}]}"#;
+        let source = r#"{"data":[{"name":"folder/movie critic","version":3,"type":"chat","prompt":[{"role":"system","content":"You judge {{movie}}."},{"type":"placeholder","name":"shots"},{"type":"placeholder","name":"chat_history"},{"role":"user","content":"Like it?"}],"config":{"temperature":0.1},"labels":["production"],"tags":["film"]},{"name":"plain","prompt":"Say {{x}} @@@langfusePrompt:name=tone|label=production@@@","config":null}]}"#;
         assert_eq!(Format::of("x.json", source), Some(Format::Langfuse));
         let found = Format::Langfuse.read("x.json", source).unwrap();
         assert_eq!(found[0].alias, "folder-movie-critic");
         assert_eq!(found[0].tags, ["film"]);
         assert_eq!(
-            rendered(&found[0], json!({"movie": "Up"})),
-            [text("system", "You judge Up."), text("user", "Like it?")]
+            rendered(&found[0], json!({"movie": "Up", "shots": [{"role": "user", "content": "Hi"}]})),
+            [
+                text("system", "You judge Up."),
+                text("user", "Hi"),
+                text("placeholder", "history"),
+                text("user", "Like it?")
+            ]
         );
         assert_eq!(found[0].warnings.len(), 1);
         assert_eq!(needed(&found).unwrap()[0].alias, "tone");

@@ -5,8 +5,8 @@ use crate::resolve::Shelf;
 use crate::{StoreError, Tenancy};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use sluice_index::When;
-use sluice_text::{RenderError, Template, count_tokens};
+use sluice_index::{Rendered, When};
+use sluice_text::{HISTORY, Message, PLACEHOLDER, RenderError, Template, count_tokens};
 use utoipa::ToSchema;
 
 /// What is to be rendered: `content`, or a version of `alias`.
@@ -44,7 +44,8 @@ pub struct VariableUse {
 /// How it would look.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Previewed {
-    /// Empty where something is missing or wrong.
+    /// Empty where something is missing or wrong. Where the prompt goes on behind the conversation, a message of the role
+    /// `placeholder` stands for that.
     pub messages: Vec<RenderedMessage>,
     /// Found by the template's parser, in what is included too.
     pub variables: Vec<VariableUse>,
@@ -122,13 +123,20 @@ fn render(
         given: asked.variables.contains_key(name),
     };
     let variables = template.variables().iter().map(used).collect();
-    let (messages, error) = match sluice_index::render(template, rules, &asked.variables) {
-        Ok(messages) => (messages, None),
+    let (messages, error) = match sluice_index::render(template, rules, true, &asked.variables) {
+        Ok(Rendered { mut opening, closing, .. }) => {
+            if !closing.is_empty() {
+                opening.push(Message { role: PLACEHOLDER.to_owned(), text: HISTORY.to_owned() });
+            }
+            opening.extend(closing);
+            (opening, None)
+        }
         Err(error @ (RenderError::Missing(_) | RenderError::Invalid(..) | RenderError::Failed(_))) => {
             (Vec::new(), Some(error.to_string()))
         }
     };
-    let tokens = messages.iter().map(|message| count_tokens(&message.text)).sum();
+    let said = messages.iter().filter(|message| message.role != PLACEHOLDER);
+    let tokens = said.map(|message| count_tokens(&message.text)).sum();
     let messages = messages.into_iter().map(|message| RenderedMessage { role: message.role, content: message.text });
     Previewed {
         messages: messages.collect(),

@@ -68,6 +68,13 @@ impl Variable {
 /// The variable that needs no declaration: an object of what is known of the user, empty where nothing is.
 pub const PROFILE: &str = "profile";
 
+/// The role of what is no message but stands for some: those that the variable named by its content holds.
+pub const PLACEHOLDER: &str = "placeholder";
+/// The placeholder for the caller's own conversation. What follows it is sent behind the caller's last turn.
+pub const HISTORY: &str = "history";
+
+/// Most messages that a variable may put in a placeholder's place.
+const MAX_PLACED: usize = 1_000;
 /// Steps of one rendering; a loop over ten thousand items takes some hundred thousand.
 const FUEL: u64 = 1_000_000;
 /// Largest rendered message in bytes.
@@ -84,6 +91,10 @@ pub enum TemplateError {
     Variable(String, String),
     #[error("the template includes `{0}`, and there is no such partial")]
     Partial(String),
+    #[error("a placeholder's content is the name of a variable or `history`, not `{0}`")]
+    Placeholder(String),
+    #[error("the placeholder `history` stands there twice; the conversation has one place")]
+    TwoHistories,
     #[error("`{{% {0} %}}` must name its template in quotes, so that what a prompt depends on is known ahead")]
     Computed(String),
 }
@@ -102,11 +113,38 @@ pub enum RenderError {
 /// What a prompt includes: the other templates of the store, by the name that it uses for them.
 pub type Partials = BTreeMap<String, String>;
 
+/// What a message of a prompt becomes.
+#[derive(Debug)]
+enum Part {
+    /// A message of this role.
+    Message(String),
+    /// The messages of this variable.
+    Placed(String),
+    /// The caller's conversation.
+    History,
+}
+
+impl Part {
+    fn of(role: &str, source: &str) -> Result<Part, TemplateError> {
+        let is_name = |name: &str| {
+            let mut characters = name.chars();
+            characters.next().is_some_and(|first| first == '_' || first.is_ascii_alphabetic())
+                && characters.all(|other| other == '_' || other.is_ascii_alphanumeric())
+        };
+        match (role, source.trim()) {
+            (PLACEHOLDER, HISTORY) => Ok(Part::History),
+            (PLACEHOLDER, name) if is_name(name) => Ok(Part::Placed(name.to_owned())),
+            (PLACEHOLDER, _) => Err(TemplateError::Placeholder(source.to_owned())),
+            _ => Ok(Part::Message(role.to_owned())),
+        }
+    }
+}
+
 /// A compiled prompt.
 #[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
-    roles: Vec<String>,
+    parts: Vec<Part>,
     variables: BTreeMap<String, Variable>,
     validators: Vec<(String, Validator)>,
 }
@@ -127,7 +165,17 @@ impl Template {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         let globals: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
         let mut used = BTreeSet::new();
+        let parts: Vec<Part> =
+            messages.iter().map(|(role, source)| Part::of(role, source)).collect::<Result<_, _>>()?;
+        if parts.iter().filter(|part| matches!(part, Part::History)).count() > 1 {
+            return Err(TemplateError::TwoHistories);
+        }
+        used.extend(parts.iter().filter_map(|part| match part {
+            Part::Placed(name) => Some(name.clone()),
+            _ => None,
+        }));
         let indexed = messages.iter().enumerate().map(|(index, (_, source))| (index.to_string(), source));
+        let indexed = indexed.zip(&parts).filter(|(_, part)| matches!(part, Part::Message(_))).map(|(named, _)| named);
         // A partial cannot be taken for a message: names of messages are made apart by the slash that none may have.
         let partial_sources = partials.iter().map(|(name, source)| (name.clone(), source));
         for (name, source) in indexed.map(|(name, source)| (format!("/{name}"), source)).chain(partial_sources) {
@@ -154,8 +202,7 @@ impl Template {
         for (name, variable) in &variables {
             validators.extend(variable.validator(name)?.map(|validator| (name.clone(), validator)));
         }
-        let roles = messages.iter().map(|(role, _)| role.clone()).collect();
-        Ok(Template { environment, roles, variables, validators })
+        Ok(Template { environment, parts, variables, validators })
     }
 
     /// The declared variables and their defaults; those without are required.
@@ -165,11 +212,11 @@ impl Template {
 
     /// How many messages it has.
     pub fn len(&self) -> usize {
-        self.roles.len()
+        self.parts.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.roles.is_empty()
+        self.parts.is_empty()
     }
 
     /// `values` with the defaults of what is not among them.
@@ -188,7 +235,8 @@ impl Template {
         self.render_some(values, |_| true)
     }
 
-    /// Renders the messages whose place is `wanted`.
+    /// Renders the messages whose place is `wanted`. The caller's conversation is left as a message of the role
+    /// [`PLACEHOLDER`] with the text [`HISTORY`].
     pub fn render_some(&self, values: &Variables, wanted: impl Fn(usize) -> bool) -> Result<Vec<Message>, RenderError> {
         for (name, validator) in &self.validators {
             if let Some(Err(error)) = values.get(name).map(|value| validator.validate(value)) {
@@ -208,17 +256,52 @@ impl Template {
             None => profile(values),
         });
         let context = Value::from_pairs(context);
-        let wanted = self.roles.iter().enumerate().filter(|(index, _)| wanted(*index));
-        let messages = wanted.map(|(index, role)| {
+        let mut messages = Vec::with_capacity(self.parts.len());
+        for (index, part) in self.parts.iter().enumerate().filter(|(index, _)| wanted(*index)) {
+            let role = match part {
+                Part::Message(role) => role,
+                Part::Placed(name) => {
+                    let default = self.variables.get(name).and_then(|variable| variable.default.as_ref());
+                    messages.extend(placed(name, values.get(name).or(default))?);
+                    continue;
+                }
+                Part::History => {
+                    messages.push(Message { role: PLACEHOLDER.to_owned(), text: HISTORY.to_owned() });
+                    continue;
+                }
+            };
             let failed = |error: minijinja::Error| RenderError::Failed(place(&error));
             let template = self.environment.get_template(&format!("/{index}")).map_err(failed)?;
             let mut capped = Capped(Vec::new());
             template.render_captured_to(context.clone(), &mut capped).map_err(failed)?;
             let text = String::from_utf8(capped.0).map_err(|error| RenderError::Failed(error.to_string()))?;
-            Ok(Message { role: role.clone(), text })
-        });
-        messages.collect()
+            messages.push(Message { role: role.clone(), text });
+        }
+        Ok(messages)
     }
+}
+
+/// The messages that a variable holds. They are what was said: a value never takes the role of the system.
+fn placed(name: &str, value: Option<&serde_json::Value>) -> Result<Vec<Message>, RenderError> {
+    let invalid = |reason: String| RenderError::Invalid(name.to_owned(), reason);
+    let form = || invalid("it must be an array of messages, each with `role` (user or assistant) and `content` as text".into());
+    let list = value.and_then(serde_json::Value::as_array).ok_or_else(form)?;
+    if list.len() > MAX_PLACED {
+        return Err(invalid(format!("it has {} messages; it may have {MAX_PLACED}", list.len())));
+    }
+    let mut bytes = 0;
+    let message = |value: &serde_json::Value| {
+        let text = |member: &str| value.get(member).and_then(serde_json::Value::as_str);
+        let (Some(role @ ("user" | "assistant")), Some(text)) = (text("role"), text("content")) else {
+            return Err(form());
+        };
+        bytes += text.len();
+        match bytes > MAX_OUTPUT {
+            true => Err(invalid(format!("its messages are larger than {} KiB", MAX_OUTPUT >> 10))),
+            false => Ok(Message { role: role.to_owned(), text: text.to_owned() }),
+        }
+    };
+    list.iter().map(message).collect()
 }
 
 /// What is known of the user, among `values`.

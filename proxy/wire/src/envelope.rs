@@ -44,7 +44,9 @@ const OWNED: [&str; 12] = [
 #[derive(Clone, Debug, Default)]
 pub struct Additions {
     /// The rendered prompt's messages, role and text, before everything of the client's.
-    pub prompt: Vec<(String, String)>,
+    pub opening: Vec<(String, String)>,
+    /// Those behind the client's last turn. Where a system's text has a member of its own, it stands there.
+    pub closing: Vec<(String, String)>,
     /// Retrieved text, as a user turn directly before the last one, which stays its place through that turn's tool
     /// loop.
     pub context: Option<String>,
@@ -374,21 +376,23 @@ impl Envelope {
         self.add_tools(&additions.tools, splices);
         let is_system = |role: &str| matches!(role, "system" | "developer");
         // Chat has a role for them; the others a member of its own.
-        let (system, opening): (Vec<_>, Vec<_>) = match self.dialect {
-            Dialect::Chat => (Vec::new(), additions.prompt.iter().collect()),
-            _ => additions.prompt.iter().partition(|(role, _)| is_system(role)),
-        };
+        let (system, opening): (Vec<_>, Vec<_>) =
+            additions.opening.iter().partition(|(role, _)| self.dialect != Dialect::Chat && is_system(role));
+        let (behind, closing): (Vec<_>, Vec<_>) =
+            additions.closing.iter().partition(|(role, _)| self.dialect != Dialect::Chat && is_system(role));
+        let system = [system, behind].concat();
         if !system.is_empty() {
             let texts: Vec<&str> = system.iter().map(|(_, text)| text.as_str()).collect();
             self.add_system(&texts.join("\n\n"), splices);
         }
         let opening: String = opening.iter().map(|(role, text)| self.turn(role, text) + ",").collect();
+        let closing: String = closing.iter().map(|(role, text)| ",".to_owned() + &self.turn(role, text)).collect();
         let context = additions.context.as_deref().map(|text| self.turn("user", text) + ",");
         if let Some(input) = self.input_string() {
             let before = opening + context.as_deref().unwrap_or_default();
-            if !before.is_empty() {
+            if !before.is_empty() || !closing.is_empty() {
                 splices.insert(input.span().start, format!("[{before}{{\"role\":\"user\",\"content\":"));
-                splices.insert(input.span().end, "}]");
+                splices.insert(input.span().end, format!("}}{closing}]"));
             }
             return true;
         }
@@ -398,6 +402,10 @@ impl Envelope {
         let first = self.turns().and_then(|turns| turns.children().next());
         if let (false, Some(first)) = (opening.is_empty(), first) {
             splices.insert(first.span().start, opening);
+        }
+        let last = self.turns().and_then(|turns| turns.children().last());
+        if let (false, Some(last)) = (closing.is_empty(), last) {
+            splices.insert(last.span().end, closing);
         }
         match (context, self.last_user()) {
             (Some(context), Some(last)) => splices.insert(last.span().start, context),
@@ -747,7 +755,7 @@ mod tests {
         envelope.remove_steering(&mut splices);
         envelope.set_model("gpt", &mut splices);
         let additions = Additions {
-            prompt: vec![("system".into(), "P".into())],
+            opening: vec![("system".into(), "P".into())],
             context: Some("C".to_owned()),
             ..Additions::default()
         };
@@ -765,7 +773,7 @@ mod tests {
     #[test]
     fn each_dialect_gets_additions_where_it_wants_them() {
         let additions = Additions {
-            prompt: vec![("system".into(), "P".into()), ("user".into(), "U".into()), ("assistant".into(), "A".into())],
+            opening: vec![("system".into(), "P".into()), ("user".into(), "U".into()), ("assistant".into(), "A".into())],
             context: Some("C".to_owned()),
             ..Additions::default()
         };
