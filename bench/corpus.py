@@ -1133,6 +1133,8 @@ def write(apt, count, out):
     out.parent.mkdir(parents=True, exist_ok=True)
     with unfinished.open("w", encoding="utf-8") as lines:
         for name, title, text in candidates(apt, PACKAGES):
+            # Some old pages hold NUL characters, which databases do not keep.
+            title, text = title.replace("\0", ""), text.replace("\0", "")
             kept = seen.take(text)
             tally.count(name.partition("/")[0], kept)
             if kept:

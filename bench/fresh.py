@@ -141,7 +141,8 @@ def eventually(look, seconds):
     while not look():
         if time.monotonic() > end:
             raise SystemExit(f"not within {seconds} seconds")
-        time.sleep(0.01)
+        # Four that ask more often would take a good part of a core.
+        time.sleep(0.03)
     return time.monotonic()
 
 

@@ -17,7 +17,7 @@ mod top;
 
 pub use adapt::{Pool, Rendered, When, render};
 pub use assemble::{Assembled, Used, assemble};
-pub use build::{BuildError, SegmentFiles, SegmentWriter};
+pub use build::{BuildError, SegmentFiles, SegmentWriter, expansion};
 pub use filter::Filter;
 pub use history::{Fold, HALF_LIFE, Spoken, Strategy, fold, keep};
 pub use library::{Collection, Library, PRIVATE, Scope, SubjectMark};

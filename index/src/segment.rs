@@ -1,7 +1,7 @@
 //! One opened segment.
 
 use crate::bits::Bits;
-use crate::build::{EXPANSION, vector_options};
+use crate::build::{expansion, vector_options};
 use crate::filter::Filter;
 use crate::top::Top;
 use parking::Gate;
@@ -128,7 +128,7 @@ impl Segment {
         if vectors.dimensions() != model.dimensions {
             return Err(failed(format!("{} dimensions", vectors.dimensions())));
         }
-        vectors.change_expansion_search(EXPANSION);
+        vectors.change_expansion_search(expansion(vectors.size()));
         let columns = folder.join(COLUMNS);
         let segment = Segment {
             id: id.to_owned(),

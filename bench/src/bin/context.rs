@@ -4,7 +4,7 @@
 use clap::Parser;
 use sluice_bench::journey::read_lines;
 use sluice_bench::statistics::{at, bootstrap};
-use sluice_index::{Library, Query, Ranking, Scope, assemble};
+use sluice_index::{Library, expansion, Query, Ranking, Scope, assemble};
 use sluice_state::Follower;
 use sluice_store::{Store, read_publisher_key};
 use sluice_text::{Embedder, analyser};
@@ -270,12 +270,12 @@ impl Plain {
             quantization: ScalarKind::BF16,
             connectivity: 16,
             expansion_add: 128,
-            expansion_search: 128,
+            expansion_search: expansion(0),
             multi: false,
         };
         let vectors = usearch::Index::new(&options)?;
         vectors.view(&folder.join("vectors.usearch").to_string_lossy())?;
-        vectors.change_expansion_search(128);
+        vectors.change_expansion_search(expansion(vectors.size()));
         Ok(Plain { searcher, field, analyser: analyser(), vectors })
     }
 
