@@ -52,15 +52,18 @@ STORE_CORE, EDGE_CORE = race.LOAD_CORE, race.GATEWAY_CORE
 
 
 class Fleet:
-    def __init__(self, sluice, documents):
+    def __init__(self, sluice, documents, store):
         self.sluice, self.folder = sluice, race.FOLDER.parent / "fresh"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         data, own = self.folder / "store", self.folder / "edge"
         begun = time.monotonic()
-        self.run(data, "ingest", "c", documents)
-        self.run(data, "publish")
-        print(f"ingest and publication: {time.monotonic() - begun:.0f} s", flush=True)
+        if store:
+            shutil.copytree(store, data)
+        else:
+            self.run(data, "ingest", "c", documents)
+            self.run(data, "publish")
+            print(f"ingest and publication: {time.monotonic() - begun:.0f} s", flush=True)
         made = self.run(data, "key", "create", "fresh", "--rpm", "100000000", "--json", "--asserts", "explain")
         self.key = os.environ["FRESH_KEY"] = json.loads(made)["key"]
         own.mkdir()
@@ -168,13 +171,14 @@ def hit_rate(before, after):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="a data folder that holds them as collection `c` already, to be copied")
     parser.add_argument("--sluice", type=Path, default=race.SLUICE)
     parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--writes", type=int, default=10_000)
     given = parser.parse_args()
     race.FOLDER.mkdir(parents=True, exist_ok=True)
-    fleet = Fleet(given.sluice.resolve(), given.documents.resolve())
+    fleet = Fleet(given.sluice.resolve(), given.documents.resolve(), given.store)
     try:
         documents = given.documents.read_text().splitlines()
         swaps(fleet, documents, given)

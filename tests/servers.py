@@ -1,10 +1,11 @@
-"""Real servers for the tests: PostgreSQL and an S3 server, from PyPI's wheels, on free ports, ended by their pid."""
+"""Real servers for the tests: PostgreSQL, NATS and an S3 server, from PyPI's wheels, on free ports, ended by their pid."""
 
 import grp
 import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -111,6 +112,25 @@ class Postgres(Server):
         name = f"s{uuid.uuid4().hex[:12]}"
         self.sql(f"CREATE DATABASE {name} OWNER sluice")
         return f"postgres://sluice@127.0.0.1:{self.port}/{name}"
+
+
+class Nats(Server):
+    """A NATS server that wants a password."""
+
+    def __init__(self):
+        super().__init__("nats")
+        self.port = free_port()
+        self.url = f"nats://edge:nats-canary-7c@127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self):
+        program = shutil.which("nats-server", path=sysconfig.get_path("scripts"))
+        self.launch([program, "-a", "127.0.0.1", "-p", self.port, "--user", "edge", "--pass", "nats-canary-7c"])
+        eventually("NATS answers", lambda: self.must_run() or self.answers(), 30)
+
+    def answers(self):
+        with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            return connection.recv(4) == b"INFO"
 
 
 class S3(Server):

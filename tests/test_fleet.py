@@ -14,7 +14,7 @@ import pytest
 
 from conftest import CONFIG, config_for
 from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, files_below, mark, user
-from servers import S3
+from servers import S3, Nats
 
 ROUTES = CONFIG + """
 [routes.asked]
@@ -42,6 +42,13 @@ EDGES = int(os.environ.get("SLUICE_EDGES", 4))
 @pytest.fixture(scope="module")
 def s3():
     server = S3()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def nats():
+    server = Nats()
     yield server
     server.remove()
 
@@ -115,6 +122,53 @@ def test_a_change_is_in_force_at_every_edge_within_two_seconds(fleet):
     waits.sort()
     print(f"\nin force after: median {statistics.median(waits):.3f} s, longest {waits[-1]:.3f} s, {len(waits)} waits")
     assert waits[int(len(waits) * 0.99) - 1] < 2
+
+
+@pytest.mark.parametrize("kind", ["nats", "postgres"])
+def test_an_announced_change_needs_no_polling(kind, tmp_path, mock, request, started):
+    """Edges that poll once an hour have a change at once, as long as it is announced; and after the server was gone."""
+    server = request.getfixturevalue(kind)
+    nats = server if kind == "nats" else None
+    store = Store(tmp_path / "store", None if nats else server.database())
+    # The edge may be told by a URL in its environment, which holds a password.
+    url = nats.url if nats else store.environment["SLUICE_STORE"]
+    put(store, "first")
+    location = f"file://{tmp_path}/objects"
+    config = config_for(mock, ROUTES)
+    head = f'[snapshot]\nlocation = "{location}"\npoll_interval_milliseconds = 3600000\n'
+    writer = started(Edge(store, config.replace("[log]", f'{head}notify = "{url}"\n\n[log]')))
+    key = writer.new_key(asserts=ALL_ASSERTS)
+    edges = []
+    for notify in (url, None):
+        own = Store(tmp_path / f"edge{len(edges)}")
+        for name in ["pepper", "publisher.pub", "fleet.key"]:
+            shutil.copy2(store.folder / name, own.folder / name)
+        environment = {"SLUICE__SNAPSHOT__NOTIFY": notify} if notify else {}
+        edges.append(started(Edge(own, config.replace("[log]", f"{head}\n[log]"), "serve", environment)))
+    told, untold = edges
+    heard = lambda: told.metric("sluice_snapshot_announcements_total")
+    eventually("the edge listens", lambda: heard() >= 1, 10)
+    if not nats:
+        # Its first look may come before the key is published.
+        eventually("the key is known", lambda: served(told, key) == "first", 5)
+    waits = []
+    for n in range(5):
+        put(store, f"text {n}")
+        began = time.monotonic()
+        eventually("the change is in force", lambda: served(told, key) == f"text {n}", 5)
+        waits.append(time.monotonic() - began)
+    print(f"\n{kind}: in force after {', '.join(f'{wait:.3f}' for wait in waits)} s")
+    assert untold.epoch() < told.epoch(), "who is not told polls once an hour"
+    if nats:
+        nats.stop(kill=True)
+        put(store, "while it was gone")
+        eventually("it is said", lambda: "not announced" in writer.log(), 10)
+        assert served(told, key) == "text 4", "who serves is not disturbed"
+        nats.start()
+        eventually("what was missed is found", lambda: served(told, key) == "while it was gone", 15)
+        put(store, "after it came back")
+        eventually("the change is in force", lambda: served(told, key) == "after it came back", 15)
+    assert "nats-canary" not in told.log() + writer.log()
 
 
 def test_edges_serve_on_without_store_and_location(fleet, mock):

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 #[derive(Args)]
 pub struct Serve {
@@ -130,7 +131,11 @@ impl Edge {
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));
         let forgetting = Arc::clone(&live);
         follower.on_erasure(move |units| forgetting.forget_subjects(units));
-        tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key));
+        let heard = Arc::new(Notify::new());
+        if let Some(url) = config.snapshot.notify.clone() {
+            tokio::spawn(sluice_state::listen(url, Arc::clone(&heard)));
+        }
+        tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key, heard));
         let kept = Arc::clone(&live);
         tokio::spawn(async move { kept.keep_addresses().await });
         tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock, fleet_key));
@@ -190,12 +195,28 @@ async fn report(journal: Arc<Journal>, location: Arc<dyn ObjectStore>, live: Arc
 /// An edge that says nothing for several of these is taken for dead.
 const REPORT_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Takes over every new snapshot. One that is refused is reported, and the old one serves on.
-async fn follow(mut follower: Follower, live: Arc<Live>, mock: Option<SocketAddr>, fleet_key: Option<[u8; 32]>) {
+/// Announcements within this are one look, so that a storm of them is no storm of looks.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Takes over every new snapshot, looking for it when something is `heard` and from time to time. One that is refused is
+/// reported, and the old one serves on.
+async fn follow(
+    mut follower: Follower,
+    live: Arc<Live>,
+    mock: Option<SocketAddr>,
+    fleet_key: Option<[u8; 32]>,
+    heard: Arc<Notify>,
+) {
     let mut last_error = String::new();
     loop {
         let (config, _) = live.current();
-        tokio::time::sleep(config.snapshot.poll_interval).await;
+        tokio::select! {
+            () = tokio::time::sleep(config.snapshot.poll_interval) => {}
+            () = heard.notified() => {
+                live.count_announcement();
+                tokio::time::sleep(GATHER).await;
+            }
+        }
         match follower.poll().await {
             Ok(None) => last_error.clear(),
             Ok(Some(snapshot)) => {
@@ -257,12 +278,13 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
             || old.server.worker_threads != config.server.worker_threads
             || old.server.tls != config.server.tls
             || old.snapshot.location != config.snapshot.location
+            || old.snapshot.notify != config.snapshot.notify
             || old.log != config.log
             || old.server.session_max_bytes != config.server.session_max_bytes
             || keeps_sessions(&config) && !keeps_sessions(&old)
         {
             tracing::warn!(
-                "listeners, threads, TLS, log, snapshot location and the first use of sessions take effect with the next start"
+                "listeners, threads, TLS, log, snapshot location, announcements and the first use of sessions take effect with the next start"
             );
         }
         match Prepared::new(Arc::new(config), snapshot, mock, live.states(), fleet_key.as_ref()).await {

@@ -2,6 +2,7 @@
 
 use crate::{Context, Outcome, location};
 use clap::Args;
+use sluice_state::announce;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +11,9 @@ pub struct Publish {
     /// Where to, as a `file:///…` URL; `objects` in the data folder if left out.
     #[arg(long, value_name = "URL")]
     to: Option<String>,
+    /// Where edges listen for publications: the URL of `snapshot.notify`.
+    #[arg(long, value_name = "URL", env = "SLUICE_NOTIFY", hide_env_values = true)]
+    notify: Option<String>,
 }
 
 impl Publish {
@@ -23,6 +27,9 @@ impl Publish {
                 done.epoch, done.segments_built, done.segments_kept, done.bytes
             ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
+        }
+        if let (true, Some(url)) = (done.changed, &self.notify) {
+            announce(url, done.epoch).await?;
         }
         while store.compact(Arc::clone(&location)).await? {}
         store.sweep(location).await?;

@@ -6,6 +6,7 @@ use clap::Args;
 use object_store::ObjectStore;
 use sluice_policies::grant::Assert;
 use sluice_proxy::Embedders;
+use sluice_state::Announcer;
 use sluice_store::{Content, Deploy, Identity, Kind, Made, NewKey, NotMade, PromptContent, Source, Store, Tenancy};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,8 +49,9 @@ impl Up {
                 greet(&config.server.listen.to_string(), &key);
             }
             let location = location::open(config.snapshot.location.as_deref(), &context.data)?;
+            let announcer = config.snapshot.notify.clone().map(Announcer::start);
             store.publish(Arc::clone(&location)).await?;
-            tokio::spawn(publish_changes(store.clone(), Arc::clone(&location)));
+            tokio::spawn(publish_changes(store.clone(), Arc::clone(&location), announcer));
             if !config.embedders.is_empty() {
                 tokio::spawn(keep_embedded(store.clone(), Arc::new(Embedders::of(&config, &Embedders::default())?)));
             }
@@ -67,7 +69,7 @@ const COMPACT_PERIOD: Duration = Duration::from_secs(2);
 const SWEEP_PERIOD: Duration = Duration::from_secs(600);
 
 /// Publishes whenever the store has changed, and renews the manifest once an hour.
-async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
+async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>, announcer: Option<Announcer>) {
     tokio::spawn(keep_small(store.clone(), Arc::clone(&location)));
     let mut published = -1;
     let mut renewed = tokio::time::Instant::now();
@@ -75,9 +77,12 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>) {
         let latest = store.latest_change().await.unwrap_or(published);
         if latest != published || renewed.elapsed() > Duration::from_secs(600) {
             match store.publish(Arc::clone(&location)).await {
-                Ok(_) => {
+                Ok(done) => {
                     published = latest;
                     renewed = tokio::time::Instant::now();
+                    if let (true, Some(announcer)) = (done.changed, &announcer) {
+                        announcer.announce(done.epoch);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(error = chain(&error), "cannot publish; the snapshot in force stays");

@@ -142,6 +142,9 @@ pub enum LogFormat {
 pub struct Snapshot {
     /// A `file:///absolute/path` or `s3://bucket/prefix` URL; `None` = `objects` in the data folder.
     pub location: Option<String>,
+    /// URL of the NATS server or PostgreSQL database by which publications are announced; it may hold a password. An
+    /// announcement is a hint to look at once: what is not announced is found by polling.
+    pub notify: Option<String>,
     pub poll_interval: Duration,
     /// Older snapshots admit nobody, or a revocation would never arrive offline.
     pub max_snapshot_age: Duration,

@@ -18,7 +18,7 @@ const SECRET_WORDS: &[&str] = &["key", "secret", "token", "password", "passwd", 
 const NUMBERS: &[&str] = &["context_tokens", "window_tokens", "max_output_tokens", "first_token_timeout_milliseconds"];
 
 /// Keys of ours whose values are URLs, where credentials get written although they have no place there.
-const URLS: &[&str] = &["base_url", "location", "proxy", "cors_allowed_origins"];
+const URLS: &[&str] = &["base_url", "location", "notify", "proxy", "cors_allowed_origins"];
 
 /// Keys of ours that hold tables, in which a key of anybody's can stand.
 const NESTS: &[&str] = &["targets", "fallbacks"];

@@ -25,8 +25,14 @@ pub(crate) const SERVER: &[&str] = &[
 
 pub(crate) const LOG: &[&str] = &["level", "format"];
 
-pub(crate) const SNAPSHOT: &[&str] =
-    &["location", "poll_interval_milliseconds", "max_snapshot_age_seconds", "trusted_keys", "journal_max_bytes"];
+pub(crate) const SNAPSHOT: &[&str] = &[
+    "location",
+    "notify",
+    "poll_interval_milliseconds",
+    "max_snapshot_age_seconds",
+    "trusted_keys",
+    "journal_max_bytes",
+];
 
 pub(crate) const RECALL: &[&str] = &["cache_max_bytes", "cache_time_to_live_seconds", "query_max_characters"];
 

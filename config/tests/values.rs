@@ -44,6 +44,7 @@ fn defaults() -> Config {
         log: Log { level: LogLevel::Info, format: LogFormat::Human },
         snapshot: Snapshot {
             location: None,
+            notify: None,
             poll_interval: Duration::from_millis(250),
             max_snapshot_age: Duration::from_secs(604_800),
             trusted_keys: Vec::new(),

@@ -53,12 +53,7 @@ pub struct Rendered {
 }
 
 /// Renders `template`, whose last messages are the texts of `rules`, each where it applies; without `adapted` none does.
-pub fn render(
-    template: &Template,
-    rules: &[When],
-    adapted: bool,
-    values: &Variables,
-) -> Result<Rendered, RenderError> {
+pub fn render(template: &Template, rules: &[When], adapted: bool, values: &Variables) -> Result<Rendered, RenderError> {
     let own = template.len() - rules.len();
     let applying: Vec<bool> = match adapted && !rules.is_empty() {
         true => {

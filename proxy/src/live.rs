@@ -268,6 +268,11 @@ impl Live {
         self.metrics.render()
     }
 
+    /// Counts an announcement that was heard.
+    pub fn count_announcement(&self) {
+        self.metrics.announcements.inc();
+    }
+
     /// Counts a poll that failed.
     pub fn count_sync_failure(&self) {
         self.metrics.sync_failures.inc();

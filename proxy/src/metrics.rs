@@ -149,6 +149,7 @@ pub struct Metrics {
     pub journal_dropped: Counter,
     pub sessions_dropped: Counter,
     pub sync_failures: Counter,
+    pub announcements: Counter,
     /// Summaries that a model made, or failed to make.
     pub summaries: Counters,
     /// Conversations that left with a summary of what did not, or without one that was wanted.
@@ -243,6 +244,12 @@ impl Metrics {
             "Polls whose snapshot was refused or could not be read; the old one serves on",
             sync_failures.clone(),
         );
+        let announcements = Counter::default();
+        registry.register(
+            "snapshot_announcements",
+            "Announcements of `snapshot.notify` that were heard, and new connections to it",
+            announcements.clone(),
+        );
         let summaries = Family::<ResultLabels, Counter>::default();
         registry.register(
             "summaries",
@@ -279,6 +286,7 @@ impl Metrics {
             journal_dropped,
             sessions_dropped,
             sync_failures,
+            announcements,
             summaries: Counters { made, failed },
             summaries_used,
             summaries_missing,

@@ -459,10 +459,10 @@ fn context_engineering(row: &Map<String, Value>) -> Result<Converted, StoreError
     })
 }
 
-/// Between a role's mark and its name's end; characters that no text has.
 /// What placeholders for the caller's conversation are named elsewhere.
 const CONVERSATIONS: [&str; 4] = [HISTORY, "chat_history", "conversation", "messages"];
 
+/// Between a role's mark and its name's end; characters that no text has.
 const ROLE: char = '\u{1}';
 const ROLE_END: char = '\u{2}';
 

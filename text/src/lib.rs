@@ -16,7 +16,8 @@ pub use count::{ENCODING, about_tokens, count_tokens, is_warm as token_counter_i
 pub use embed::{EmbedError, Embedder, Model, unit};
 pub use print::print;
 pub use render::{
-    Condition, HISTORY, Message, PLACEHOLDER, PROFILE, Partials, RenderError, Template, TemplateError, Variable, Variables, includes,
+    Condition, HISTORY, Message, PLACEHOLDER, PROFILE, Partials, RenderError, Template, TemplateError, Variable,
+    Variables, includes,
 };
 
 /// What both the lexical index and the embedder see of a passage: its title, the headings above it, its text.

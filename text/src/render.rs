@@ -284,7 +284,9 @@ impl Template {
 /// The messages that a variable holds. They are what was said: a value never takes the role of the system.
 fn placed(name: &str, value: Option<&serde_json::Value>) -> Result<Vec<Message>, RenderError> {
     let invalid = |reason: String| RenderError::Invalid(name.to_owned(), reason);
-    let form = || invalid("it must be an array of messages, each with `role` (user or assistant) and `content` as text".into());
+    let form = || {
+        invalid("it must be an array of messages, each with `role` (user or assistant) and `content` as text".into())
+    };
     let list = value.and_then(serde_json::Value::as_array).ok_or_else(form)?;
     if list.len() > MAX_PLACED {
         return Err(invalid(format!("it has {} messages; it may have {MAX_PLACED}", list.len())));

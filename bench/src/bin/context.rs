@@ -4,7 +4,7 @@
 use clap::Parser;
 use sluice_bench::journey::read_lines;
 use sluice_bench::statistics::{at, bootstrap};
-use sluice_index::{Library, expansion, Query, Ranking, Scope, assemble};
+use sluice_index::{Library, Query, Ranking, Scope, assemble, expansion};
 use sluice_state::Follower;
 use sluice_store::{Store, read_publisher_key};
 use sluice_text::{Embedder, analyser};

@@ -10,8 +10,10 @@ const TEN_YEARS_SECONDS: u64 = 10 * 366 * DAY_SECONDS;
 pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
     let location = table.text("location");
     let keys = table.texts("trusted_keys");
+    let notify = table.text("notify");
     Snapshot {
         location: location.and_then(|text| checked_location(&mut table, text)),
+        notify: notify.and_then(|text| checked_notify(&mut table, text)),
         poll_interval: table.milliseconds("poll_interval_milliseconds", 250, DAY_SECONDS * 1_000),
         max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
         journal_max_bytes: Some(table.integer("journal_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
@@ -36,6 +38,18 @@ fn checked_location(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<Str
         None => "examples are `file:///srv/sluice/objects` and `s3://sluice/objects`".to_owned(),
     };
     table.fault(text.span, message, hint);
+    None
+}
+
+fn checked_notify(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<String> {
+    let server =
+        ["nats://", "tls://", "postgres://", "postgresql://"].iter().find_map(|scheme| text.value.strip_prefix(scheme));
+    if server.is_some_and(|server| !server.is_empty()) {
+        return Some(text.value.to_owned());
+    }
+    let message = format!("{} is not the URL of a NATS server or of a PostgreSQL database", table.label("notify"));
+    let hint = "examples are `nats://127.0.0.1:4222` and `postgres://sluice@127.0.0.1/sluice`";
+    table.fault(text.span, message, hint.to_owned());
     None
 }
 
