@@ -3,8 +3,8 @@
 //! A text's vector is the mean of its tokens' rows, made unit length; there is no network, so a query takes
 //! microseconds. The rows are read from the binary's own read-only pages and never copied.
 
+use crate::pieces::Pieces;
 use std::sync::OnceLock;
-use tokenizers::Tokenizer;
 
 static TENSORS: &[u8] = include_bytes!("../models/static-en-zh-256/model.safetensors");
 static TOKENIZER: &[u8] = include_bytes!("../models/static-en-zh-256/tokenizer.json");
@@ -16,7 +16,7 @@ pub struct EmbedError(String);
 
 /// A loaded model.
 pub struct Embedder {
-    tokenizer: Tokenizer,
+    pieces: Pieces,
     /// One row of int8 values a token.
     rows: &'static [u8],
     /// One scale a row.
@@ -75,7 +75,7 @@ impl Embedder {
         let mut hasher = blake3::Hasher::new();
         hasher.update(tensors).update(tokenizer);
         Ok(Embedder {
-            tokenizer: Tokenizer::from_bytes(tokenizer).map_err(|error| text(&error))?,
+            pieces: Pieces::load(tokenizer)?,
             rows: rows.data(),
             weights: weights.collect(),
             dimensions,
@@ -95,9 +95,8 @@ impl Embedder {
 
     /// The unit vector of `text`; `None` when nothing in it is known to the model.
     pub fn embed(&self, text: &str) -> Option<Vec<f32>> {
-        let encoding = self.tokenizer.encode_fast(text, false).ok()?;
         let mut sum = vec![0f32; self.dimensions];
-        for &token in encoding.get_ids() {
+        for token in self.pieces.ids(text) {
             let token = token as usize;
             let (Some(&weight), Some(row)) =
                 (self.weights.get(token), self.rows.get(token * self.dimensions..(token + 1) * self.dimensions))

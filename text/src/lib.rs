@@ -7,6 +7,7 @@ mod analyse;
 mod chunk;
 mod count;
 mod embed;
+mod pieces;
 mod print;
 mod render;
 
