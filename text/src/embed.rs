@@ -52,7 +52,7 @@ pub fn unit(mut vector: Vec<f32>) -> Option<Vec<f32>> {
 }
 
 impl Embedder {
-    /// The model in the binary, loaded once (some 40 ms, nearly all of it the tokenizer).
+    /// The model in the binary, loaded once; nearly all of the time goes into its vocabulary.
     pub fn shipped() -> Result<&'static Embedder, EmbedError> {
         static SHIPPED: OnceLock<Result<Embedder, String>> = OnceLock::new();
         let shipped = SHIPPED.get_or_init(|| Embedder::load(TENSORS, TOKENIZER));
