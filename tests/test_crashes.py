@@ -1,8 +1,11 @@
 """kill -9 at random moments of `ingest` and `publish` loses nothing that a second run does not bring."""
 
 import json
+import os
 import random
+import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -12,7 +15,7 @@ import pytest
 
 from conftest import CONFIG, config_for, fill, note
 from harness import ALL_ASSERTS, BINARY, CORPUS, Edge, Store, copy_tree, eventually, user
-from test_fleet import follower
+from test_fleet import follower, stored
 
 SEED = int(time.time())
 
@@ -169,6 +172,56 @@ def test_no_document_is_lost_when_store_and_edge_are_killed(folder, mock, starte
         back = [word for word in gone if word in found(where, word)]
         assert (lost, back) == ([], []), f"seed {SEED}"
     note(f"{len(kept)} documents and {len(gone)} removals were acknowledged over 8 kills of store and edge, none was lost")
+
+
+def test_a_full_disk_drops_the_oldest_records_and_no_request(folder, mock, started):
+    """Records wait on a disk of 4 MiB, as nothing can be shipped; then it can."""
+    store = fill(Store(folder / "full"))
+    key = store.key(rpm=1_000_000_000)
+    small = store.folder / "edge" / "journal"
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "sluice-test", small], check=True)
+    try:
+        edge = started(Edge(store, config_for(mock)))
+        edge.wait_key(key)
+        # The records of the looks for the key; then a file where the folder of shipped records has to be.
+        time.sleep(3)
+        shutil.rmtree(store.folder / "objects" / "journal", ignore_errors=True)
+        eventually("shipping is blocked", lambda: blocked(store.folder / "objects" / "journal"))
+        before = stored(edge)
+        first = edge.chat(key, user("first", model="plain")).headers["x-sluice-request-id"]
+        report = folder / "full.json"
+        command = [
+            BINARY, "bench", "--target", f"edge=http://{edge.base}/v1,key-env=KEY,model=plain", "--closed", "--repeat",
+            "--connections", "4", "--requests", "20000", "--rounds", "1", "--warm-up", "0", "--json", report,
+        ]
+        subprocess.run(command, env={**os.environ, "KEY": key}, stdout=subprocess.DEVNULL, check=True)
+        assert json.loads(report.read_text())["targets"][0]["good"] == 20_000, "no request is lost"
+        last = edge.chat(key, user("last", model="plain")).headers["x-sluice-request-id"]
+        eventually("records are dropped", lambda: edge.metric("sluice_journal_dropped_total"))
+        (store.folder / "objects" / "journal").unlink()
+        dropped = lambda: int(edge.metric("sluice_journal_dropped_total"))
+        count = lambda: stored(edge) - before + dropped()
+        eventually("every record is stored, or counted as dropped", lambda: count() >= 20_002, 90, 0.5)
+        time.sleep(2)
+        assert count() == 20_002
+        kept = {run["id"] for run in edge.api("GET", "runs?limit=1000").json()["runs"]}
+        assert last in kept and edge.api("GET", "runs?limit=1").json()["total"] > 1_000
+        with sqlite3.connect(f"file:{store.folder / 'store.db'}?mode=ro", uri=True) as database:
+            assert not database.execute("SELECT 1 FROM run WHERE id = ?", (bytes.fromhex(first),)).fetchall()
+        note(f"a journal on 4 MiB: {dropped()} of 20002 records dropped, all requests answered")
+        edge.stop()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def blocked(place):
+    try:
+        place.write_bytes(b"")
+        return True
+    except IsADirectoryError:
+        shutil.rmtree(place, ignore_errors=True)
+        return False
 
 
 def test_the_search_quality_on_scifact_is_as_it_was_measured(whole, folder):

@@ -29,7 +29,7 @@ model = "m"
 prompt = "asked"
 scrub = []
 """
-SCOPES = ["read", "write", "deploy", "protected", "keys", "secrets", "admin"]
+SCOPES = ["read", "write", "deploy", "protected", "keys", "secrets", "contents", "admin"]
 
 
 def fresh(what="p"):
@@ -408,6 +408,7 @@ CALLS = {
     ("post", "/api/v1/import"): ("write", {"bundle": {"format": "sluice-bundle/1", "artifacts": []}}),
     ("post", "/api/v1/migrations"): ("write", {"files": []}),
     ("get", "/api/v1/operators"): ("admin", None),
+    ("get", "/api/v1/runs/{run}/content"): ("contents", None),
     ("post", "/api/v1/operators"): ("admin", {"name": "scoped", "scopes": ["read"]}),
     ("delete", "/api/v1/operators/{name}"): ("admin", None),
     ("put", "/api/v1/secrets/{name}"): ("secrets", {"origin": "https://x.example", "value": "abc"}),
@@ -424,7 +425,7 @@ CALLS = {
 }
 PLACES = {
     "kind": "prompt", "alias": "support-bot", "number": 1, "name": "prices", "key": "none", "collection": "handbook", "subject": "nobody",
-    "document": "refunds.md", "epoch": 1, "hash": "0" * 64,
+    "document": "refunds.md", "epoch": 1, "hash": "0" * 64, "run": "0" * 32,
 }
 
 

@@ -77,6 +77,15 @@ impl Edge {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// Opens one of the edge's journals; none where it may hold nothing.
+    fn journal(&self, name: &str, max_bytes: Option<u64>) -> Result<Option<Arc<Journal>>, String> {
+        let open = |most| {
+            Journal::open(&self.data.join("edge").join(name), most)
+                .map_err(|error| format!("cannot keep records in {}: {error}", self.data.display()))
+        };
+        Ok(max_bytes.map(open).transpose()?.map(Arc::new))
+    }
+
     async fn start(&self) -> Result<Arc<Live>, Box<dyn std::error::Error>> {
         let admin = admin::bind(self.config.server.admin_listen).await?;
         let mock = match self.config.providers.values().any(|provider| provider.kind == ProviderKind::Mock) {
@@ -108,24 +117,20 @@ impl Edge {
         let states = Arc::new(States::default());
         let prepared =
             Prepared::new(Arc::clone(&config), snapshot.map(Arc::new), mock, &states, fleet_key.as_ref()).await?;
-        let journal = match config.snapshot.journal_max_bytes {
-            Some(most) => Some(Arc::new(
-                Journal::open(&self.data.join("edge/journal"), most)
-                    .map_err(|error| format!("cannot keep run records in {}: {error}", self.data.display()))?,
-            )),
-            None => None,
-        };
+        let journal = self.journal("journal", config.snapshot.journal_max_bytes)?;
+        let contents = self.journal("contents", config.snapshot.contents_max_bytes)?;
         let sessions = match keeps_sessions(&config) {
             true => {
                 Some(Sessions::open(&self.data.join("edge/sessions.redb"), &pepper, config.server.session_max_bytes)?)
             }
             false => None,
         };
-        let live = Arc::new(Live::new(prepared, pepper, states, journal.clone(), sessions));
+        let live = Arc::new(Live::new(prepared, pepper, states, journal.clone(), contents.clone(), sessions));
+        for journal in [&journal, &contents].into_iter().flatten() {
+            let (journal, location) = (Arc::clone(journal), Arc::clone(&store));
+            tokio::spawn(async move { journal.ship(location).await });
+        }
         if let Some(journal) = journal {
-            let shipping = Arc::clone(&journal);
-            let location = Arc::clone(&store);
-            tokio::spawn(async move { shipping.ship(location).await });
             tokio::spawn(report(journal, Arc::clone(&store), Arc::clone(&live)));
         }
         tokio::spawn(admin::serve(admin, Arc::clone(&live), self.store.clone()));

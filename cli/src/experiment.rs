@@ -155,10 +155,18 @@ pub struct Runs {
     limit: i64,
     #[arg(long)]
     json: bool,
+    /// What was said in one run, of a tenant that keeps it by the setting `run_content`, as JSON.
+    #[arg(long, value_name = "RUN", conflicts_with = "limit")]
+    content: Option<String>,
 }
 
 impl Runs {
     pub async fn run(self, context: Context) -> Outcome {
+        if let Some(run) = self.content {
+            let content = context.tenancy().await?.run_content(&run).await?;
+            println!("{}", serde_json::to_string(&content)?);
+            return Ok(ExitCode::SUCCESS);
+        }
         let runs = context.tenancy().await?.runs(self.limit).await?;
         if self.json {
             println!("{}", serde_json::to_string(&runs)?);

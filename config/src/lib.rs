@@ -152,6 +152,9 @@ pub struct Snapshot {
     pub trusted_keys: Vec<[u8; 32]>,
     /// Bytes of run records that wait to be shipped; beyond it the oldest go. `None` keeps no records.
     pub journal_max_bytes: Option<u64>,
+    /// Bytes of sealed contents of runs that wait to be shipped, of tenants that keep them; beyond it the oldest go.
+    /// `None` keeps none here.
+    pub contents_max_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

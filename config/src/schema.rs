@@ -32,6 +32,7 @@ pub(crate) const SNAPSHOT: &[&str] = &[
     "max_snapshot_age_seconds",
     "trusted_keys",
     "journal_max_bytes",
+    "contents_max_bytes",
 ];
 
 pub(crate) const RECALL: &[&str] = &["cache_max_bytes", "cache_time_to_live_seconds", "query_max_characters"];

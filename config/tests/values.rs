@@ -49,6 +49,7 @@ fn defaults() -> Config {
             max_snapshot_age: Duration::from_secs(604_800),
             trusted_keys: Vec::new(),
             journal_max_bytes: Some(268_435_456),
+            contents_max_bytes: Some(268_435_456),
         },
         recall: Recall {
             cache_max_bytes: 67_108_864,

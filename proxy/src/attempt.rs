@@ -9,6 +9,7 @@ use crate::head::{CREDENTIALS, hop_by_hop};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, EncodedBody, Scrubbed};
+use crate::transcript::Transcript;
 use crate::upstreams::{Closed, Target, credential};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -54,6 +55,8 @@ pub struct Answer {
     pub content: Content,
     pub encoded: Encoded,
     pub usage: Usage,
+    /// What was said, where the key's tenant keeps it.
+    pub transcript: Option<Arc<Transcript>>,
 }
 
 pub enum Content {
@@ -159,10 +162,11 @@ impl Outgoing<'_> {
             }
         };
         let mut reader = opened?;
-        match self.read(&mut reader, &encoded, started).await {
+        let transcript = self.transcript(&encoded);
+        match self.read(&mut reader, &encoded, transcript.as_ref(), started).await {
             Ok((header, content, usage)) => {
                 reader.permit.succeed(started.elapsed(), self.live.moment());
-                Ok(Answer { reader, header, content, encoded, usage })
+                Ok(Answer { reader, header, content, encoded, usage, transcript })
             }
             Err(miss) => {
                 self.tell_miss(&miss, target, Some(&mut reader.permit));
@@ -171,6 +175,14 @@ impl Outgoing<'_> {
                 }
                 Err(miss)
             }
+        }
+    }
+
+    fn transcript(&self, encoded: &Encoded) -> Option<Arc<Transcript>> {
+        let contents = self.scrubbed.composed.recalled.plan.admitted.principal.key.contents?;
+        match &encoded.body {
+            EncodedBody::Json(body) if self.live.contents.is_some() => Some(Arc::new(Transcript::new(contents, body))),
+            _ => None,
         }
     }
 
@@ -260,6 +272,7 @@ impl Outgoing<'_> {
         &self,
         reader: &mut Reader,
         encoded: &Encoded,
+        transcript: Option<&Arc<Transcript>>,
         started: Instant,
     ) -> Result<(ResponseHeader, Content, Usage), Miss> {
         let Some(header) = reader.session.response_header().cloned() else {
@@ -303,7 +316,7 @@ impl Outgoing<'_> {
                     ))),
                 };
             }
-            let (events, held) = Box::pin(self.first_events(reader, encoded, started)).await?;
+            let (events, held) = Box::pin(self.first_events(reader, encoded, transcript, started)).await?;
             let usage = events.usage;
             return Ok((header, Content::Events(Box::new(events), held), usage));
         }
@@ -319,6 +332,9 @@ impl Outgoing<'_> {
             return Ok((header, Content::Verbatim, Usage::default()));
         }
         let body = reader.whole(MAX_WHOLE).await.map_err(broke_off)?;
+        if let Some(transcript) = transcript {
+            transcript.answer(&String::from_utf8_lossy(&body));
+        }
         let (body, usage) = self.whole_answer(body, encoded)?;
         if let Some(refused) = vault.take_refused() {
             return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
@@ -371,6 +387,7 @@ impl Outgoing<'_> {
         &self,
         reader: &mut Reader,
         encoded: &Encoded,
+        transcript: Option<&Arc<Transcript>>,
         started: Instant,
     ) -> Result<(Events, BytesMut), Miss> {
         let plan = &self.scrubbed.composed.recalled.plan;
@@ -381,6 +398,7 @@ impl Outgoing<'_> {
             vault: Arc::clone(&self.scrubbed.vault),
             strip_usage: encoded.asked_usage,
             instructions: self.own_instructions(),
+            transcript: transcript.cloned(),
         });
         let patience = reader.target.provider.config.first_token_timeout;
         let mut held = BytesMut::new();

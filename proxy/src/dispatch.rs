@@ -400,7 +400,8 @@ impl Race<'_> {
         match header {
             Some(header) => {
                 reader.permit.succeed(Duration::ZERO, now);
-                Ok(Answer { reader, header, content: Content::Verbatim, encoded, usage: Usage::default() })
+                let (content, usage) = (Content::Verbatim, Usage::default());
+                Ok(Answer { reader, header, content, encoded, usage, transcript: None })
             }
             None => {
                 reader.permit.fail(now);

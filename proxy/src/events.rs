@@ -4,6 +4,7 @@
 //! caller did not ask for is taken out, and the end is watched, so that a cut stream never looks complete.
 
 use crate::refuse::{ErrorCode, Refusal};
+use crate::transcript::Transcript;
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 use sluice_scrub::{Refused, Restorer, Vault};
@@ -30,6 +31,7 @@ pub struct Events {
     strip_usage: bool,
     /// What stands in Responses' `response.instructions`: the client's own, not the managed prompt.
     instructions: Option<String>,
+    transcript: Option<Arc<Transcript>>,
     channels: HashMap<String, Restorer>,
     /// What the channels of calls begin with in which nothing is restored.
     outbound: Vec<String>,
@@ -62,6 +64,8 @@ pub struct Audience<'a> {
     pub vault: Arc<Vault>,
     pub strip_usage: bool,
     pub instructions: Option<String>,
+    /// What takes down what is said, where that is wanted.
+    pub transcript: Option<Arc<Transcript>>,
 }
 
 impl Events {
@@ -77,6 +81,7 @@ impl Events {
             vault: Arc::clone(&audience.vault),
             strip_usage: audience.strip_usage,
             instructions: audience.instructions.clone(),
+            transcript: audience.transcript.clone(),
             channels: HashMap::new(),
             outbound: Vec::new(),
             images: HashMap::new(),
@@ -179,7 +184,7 @@ impl Events {
             out.extend_from_slice(frame.raw());
             return Ok(());
         };
-        if self.content && self.added == 0 && self.vault.leaves_answers() {
+        if self.content && self.added == 0 && self.vault.leaves_answers() && self.transcript.is_none() {
             if self.is_plain(&data) {
                 out.extend_from_slice(frame.raw());
                 return Ok(());
@@ -197,6 +202,12 @@ impl Events {
         // After the end only the counts are of interest.
         if self.over && (chunk.content || chunk.usage == Usage::default()) {
             return Ok(());
+        }
+        if let Some(transcript) = &self.transcript {
+            // Sound is no text.
+            for delta in chunk.deltas.iter().filter(|delta| !delta.channel.contains("/audio/")) {
+                transcript.hear(&delta.channel, &decode(&data[delta.range.clone()]));
+            }
         }
         let mut splices = Splices::default();
         if !self.vault.leaves_answers() {
@@ -435,6 +446,7 @@ mod tests {
             vault: Arc::new(vault),
             strip_usage: false,
             instructions: None,
+            transcript: None,
         }
     }
 

@@ -144,6 +144,7 @@ async fn journey(
         Outcome::Answer(answer) => {
             tally.status = answer.header.status.as_u16();
             tally.target = Some(Arc::clone(&answer.reader.target));
+            tally.transcript.clone_from(&answer.transcript);
             notes.push((note::TARGET, answer.reader.target.label.clone()));
             if !answer.encoded.lost.is_empty() {
                 notes.push((note::DROPPED, answer.encoded.lost.join(", ").escape_default().to_string()));

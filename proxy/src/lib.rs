@@ -48,6 +48,7 @@ mod prompt;
 mod refuse;
 mod summaries;
 mod trace;
+mod transcript;
 mod tunnel;
 mod upstreams;
 mod websocket;

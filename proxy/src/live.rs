@@ -17,7 +17,7 @@ use sluice_index::{Assembled, Boost, Decay, Fusion, Ranking, Scope};
 use sluice_policies::grant::{Allow, Assert, Grant};
 use sluice_policies::limits::{Moment, RateLimits};
 use sluice_scrub::Rules;
-use sluice_segment::{SealedSecret, unit_key, unseal};
+use sluice_segment::{Contents, SealedSecret, unit_key, unseal};
 use sluice_state::{Journal, SessionsHandle, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -46,6 +46,8 @@ pub struct Live {
     pub(crate) metrics: Metrics,
     /// Where run records go; `None` where the configuration keeps none.
     pub(crate) journal: Option<Arc<Journal>>,
+    /// The same for what is said in runs, of tenants that keep it.
+    pub(crate) contents: Option<Arc<Journal>>,
     /// What sessions keep; `None` where the configuration at the start kept nothing.
     pub(crate) sessions: Option<Arc<SessionsHandle>>,
     origin: Instant,
@@ -94,6 +96,8 @@ pub struct KeyEntry {
     pub id_name: String,
     pub scope: Scope,
     pub grant: Grant,
+    /// Present where the tenant keeps what is said in runs.
+    pub contents: Option<Contents>,
 }
 
 /// A route with its targets.
@@ -142,6 +146,7 @@ impl Live {
         pepper: [u8; 32],
         states: Arc<States>,
         journal: Option<Arc<Journal>>,
+        contents: Option<Arc<Journal>>,
         sessions: Option<SessionsHandle>,
     ) -> Live {
         let recall = &prepared.config.recall;
@@ -175,6 +180,7 @@ impl Live {
             record_key: unit_key(&pepper),
             metrics,
             journal,
+            contents,
             sessions: sessions.map(Arc::new),
             origin: Instant::now(),
             running: AtomicUsize::new(0),
@@ -261,6 +267,10 @@ impl Live {
             let known = self.metrics.journal_dropped.get();
             self.metrics.journal_dropped.inc_by(journal.dropped().saturating_sub(known));
         }
+        if let Some(contents) = &self.contents {
+            let known = self.metrics.contents_dropped.get();
+            self.metrics.contents_dropped.inc_by(contents.dropped().saturating_sub(known));
+        }
         if let Some(sessions) = &self.sessions {
             let known = self.metrics.sessions_dropped.get();
             self.metrics.sessions_dropped.inc_by(sessions.dropped().saturating_sub(known));
@@ -335,6 +345,10 @@ impl Prepared {
         let mut default_prompts = HashMap::new();
         let mut secrets = HashMap::new();
         for tenant in snapshot.iter().flat_map(|snapshot| snapshot.registry.get().tenants.iter()) {
+            let contents = tenant
+                .contents
+                .as_ref()
+                .map(|contents| Contents { key: contents.key, max_bytes: contents.max_bytes.to_native() });
             for key in tenant.keys.iter() {
                 let requests_per_minute = key.requests_per_minute.to_native();
                 let expires_at = key.expires_at.to_native();
@@ -354,6 +368,7 @@ impl Prepared {
                         id_name: hex::encode(key.id),
                         scope: Scope::of_tenant(tenant.id),
                         grant,
+                        contents,
                     }),
                 );
             }

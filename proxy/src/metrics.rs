@@ -147,6 +147,7 @@ pub struct Metrics {
     websocket: [Counter; 2],
     pub epoch: Gauge,
     pub journal_dropped: Counter,
+    pub contents_dropped: Counter,
     pub sessions_dropped: Counter,
     pub sync_failures: Counter,
     pub announcements: Counter,
@@ -228,6 +229,8 @@ impl Metrics {
         registry.register("websocket_bytes", "Bytes of realtime sessions by direction, as framed", websocket.clone());
         let websocket =
             ["input", "output"].map(|direction| websocket.get_or_create_owned(&DirectionLabels { direction }));
+        let contents_dropped = Counter::default();
+        registry.register("contents_dropped", "Contents of runs for which there was no room", contents_dropped.clone());
         let journal_dropped = Counter::default();
         registry.register("journal_dropped", "Records for which the journal had no room", journal_dropped.clone());
         let sessions_dropped = Counter::default();
@@ -284,6 +287,7 @@ impl Metrics {
             websocket,
             epoch,
             journal_dropped,
+            contents_dropped,
             sessions_dropped,
             sync_failures,
             announcements,

@@ -4,6 +4,7 @@ use crate::live::{KeyEntry, Live, RouteEntry, now_microseconds};
 use crate::metrics::{KindLabels, Step, microseconds};
 use crate::plan::UnitHashes;
 use crate::refuse::ErrorCode;
+use crate::transcript::Transcript;
 use crate::upstreams::Target;
 use sluice_scrub::Vault;
 use sluice_segment::{Record, Run};
@@ -35,6 +36,8 @@ pub struct Tally {
     pub units: UnitHashes,
     /// What the client named as the model.
     pub model: Option<String>,
+    /// What was said, where the key's tenant keeps it.
+    pub transcript: Option<Arc<Transcript>>,
 }
 
 /// The prompt of an exchange, for its record.
@@ -65,6 +68,7 @@ impl Tally {
             prompt: None,
             units: UnitHashes::default(),
             model: None,
+            transcript: None,
         }
     }
 
@@ -156,6 +160,11 @@ pub fn settle(tally: Tally, live: &Live) {
     }
     if let (Some(journal), Some(key)) = (&live.journal, &tally.key) {
         journal.append(&record(&tally, key));
+    }
+    if let (Some(contents), Some(key), Some(transcript)) = (&live.contents, &tally.key, &tally.transcript)
+        && let Some(record) = transcript.record(&tally.request_id, key, tally.units.subject, &live.record_key)
+    {
+        contents.append(&record);
     }
     tracing::debug!(
         request_id = tally.request_id,

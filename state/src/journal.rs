@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 /// Bytes of one file; some two thousand records.
 const FILE_BYTES: usize = 1 << 20;
 /// Longest record, in bytes.
-const MAX_RECORD: usize = 64 << 10;
+const MAX_RECORD: usize = 512 << 10;
 /// A file with records is sealed when it is so old.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(250);
@@ -120,7 +120,8 @@ impl Journal {
         }
         let made = self.create().or_else(|error| {
             // A full disk: the oldest records make room for the newest.
-            if error.kind() == io::ErrorKind::StorageFull && self.drop_oldest() { self.create() } else { Err(error) }
+            let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if is_full && self.drop_oldest() { self.create() } else { Err(error) }
         });
         let mut files = self.files.lock();
         files.spare = made.ok();

@@ -37,7 +37,7 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 7] = [
+const SQLITE: [&str; 8] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
@@ -45,8 +45,9 @@ const SQLITE: [&str; 7] = [
     include_str!("../migrations/sqlite/0005_embedders.sql"),
     include_str!("../migrations/sqlite/0006_epochs.sql"),
     include_str!("../migrations/sqlite/0007_blobs.sql"),
+    include_str!("../migrations/sqlite/0008_contents.sql"),
 ];
-const POSTGRES: [&str; 7] = [
+const POSTGRES: [&str; 8] = [
     "",
     "",
     include_str!("../migrations/postgres/0003_first.sql"),
@@ -54,6 +55,7 @@ const POSTGRES: [&str; 7] = [
     include_str!("../migrations/postgres/0005_embedders.sql"),
     include_str!("../migrations/postgres/0006_epochs.sql"),
     include_str!("../migrations/postgres/0007_blobs.sql"),
+    include_str!("../migrations/postgres/0008_contents.sql"),
 ];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.

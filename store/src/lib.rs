@@ -28,6 +28,7 @@ mod registry;
 mod resolve;
 mod secrets;
 mod settings;
+mod transcripts;
 
 pub use api::router;
 pub use artifacts::{Artifact, Change, InForceAt, SectionHash, Version};
@@ -54,6 +55,7 @@ pub use publish::{Publication, PublishError, verify_published};
 pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
 pub use secrets::SecretRecord;
 pub use settings::Setting;
+pub use transcripts::RunContent;
 
 use database::{Database, Whose, Work};
 use serde_json::Value;

@@ -25,13 +25,23 @@ pub enum Scope {
     Keys,
     /// Change providers' credentials.
     Secrets,
+    /// Read what was said in runs.
+    Contents,
     /// Make tenants and operators.
     Admin,
 }
 
 impl Scope {
-    pub const ALL: [Scope; 7] =
-        [Scope::Read, Scope::Write, Scope::Deploy, Scope::Protected, Scope::Keys, Scope::Secrets, Scope::Admin];
+    pub const ALL: [Scope; 8] = [
+        Scope::Read,
+        Scope::Write,
+        Scope::Deploy,
+        Scope::Protected,
+        Scope::Keys,
+        Scope::Secrets,
+        Scope::Contents,
+        Scope::Admin,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,6 +51,7 @@ impl Scope {
             Scope::Protected => "protected",
             Scope::Keys => "keys",
             Scope::Secrets => "secrets",
+            Scope::Contents => "contents",
             Scope::Admin => "admin",
         }
     }

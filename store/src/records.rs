@@ -6,7 +6,7 @@
 use crate::database::Whose;
 use crate::preview::price_of;
 use crate::publish::PublishError;
-use crate::{Store, StoreError, Tenancy, now};
+use crate::{Store, StoreError, Tenancy, now, transcripts};
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -106,11 +106,13 @@ impl Store {
                     })
                     .collect();
                 let prices = prices(&mut write).await?;
+                let keepers = transcripts::keepers(&mut write).await?;
                 done.unknown += insert_runs(&mut write, &tenants, &prices, &edge, &runs).await?;
                 for record in &records {
                     let known = match record {
                         Some(Record::Run(_)) => true,
                         Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, said).await?,
+                        Some(Record::Content(content)) => transcripts::insert(&mut write, &keepers, content).await?,
                         None => false,
                     };
                     done.unknown += u64::from(!known);
@@ -118,6 +120,7 @@ impl Store {
                 // What was on its way when its subject was erased comes without it.
                 for sql in [
                     "UPDATE run SET subject = NULL WHERE subject IN (SELECT unit FROM erasure e WHERE e.tenant_id = run.tenant_id AND e.at >= run.at)",
+                    "DELETE FROM run_content WHERE subject IN (SELECT unit FROM erasure e WHERE e.tenant_id = run_content.tenant_id AND e.at >= run_content.at)",
                     "DELETE FROM feedback WHERE unit_kind = 'subject' AND unit IN (SELECT unit FROM erasure e WHERE e.tenant_id = feedback.tenant_id AND e.at >= feedback.at)",
                 ] {
                     sqlx::query(sql).execute(&mut *write).await?;
@@ -152,6 +155,14 @@ impl Store {
                 let removed = sqlx::query(sql).bind(&tenancy.id).bind(now() - days * DAY).execute(&mut *write).await?;
                 gone += removed.rows_affected();
             }
+            // Where the setting is gone, so is all that was kept by it, but for what was on its way.
+            let days = tenancy.keeping(&mut write).await?.map_or(0, |keeping| keeping.days);
+            let removed = sqlx::query("DELETE FROM run_content WHERE tenant_id = $1 AND at < $2")
+                .bind(&tenancy.id)
+                .bind(now() - days * DAY)
+                .execute(&mut *write)
+                .await?;
+            gone += removed.rows_affected();
             write.commit().await?;
         }
         // A batch that comes again does so within days, or never.

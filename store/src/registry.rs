@@ -84,14 +84,15 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     let mut secrets = Vec::new();
     let opened = tenancy.open_secrets(&mut read).await?;
     let identity = Identity::open(tenancy.store.folder())?;
-    for secret in opened {
+    let contents = tenancy.contents(&mut read, &opened).await?;
+    for secret in opened.into_iter().filter(|secret| !crate::transcripts::is_key(secret)) {
         let context = SealedSecret::context(&id, &secret.name, &secret.origin);
         let fleet = sluice_segment::fleet_public(&identity.fleet_key);
         let sealed = sluice_segment::seal(&fleet, &identity.signing_key.to_bytes(), &context, &secret.value);
         let sealed = sealed.ok_or_else(|| StoreError::Invalid("`fleet.key` holds no key".to_owned()))?;
         secrets.push(SealedSecret { name: secret.name, origin: secret.origin, sealed });
     }
-    Ok(Tenant { id, name: tenancy.name.clone(), keys, prompts, default_prompt, secrets })
+    Ok(Tenant { id, name: tenancy.name.clone(), keys, prompts, default_prompt, secrets, contents })
 }
 
 fn version(number: i64, content: PromptContent, parts: Parts) -> PromptVersion {

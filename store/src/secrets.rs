@@ -99,34 +99,47 @@ impl Tenancy {
         if value.is_empty() || value.len() > MAX_SECRET || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(StoreError::Invalid("the secret must be one word of visible ASCII characters".to_owned()));
         }
-        let id = new_id();
         let mut write = self.write().await?;
-        // Under the write lock: a change of keys meanwhile would leave a row that nothing opens.
-        let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?;
-        let (key_id, nonce, sealed) = seal(&keys, &bound_to(&self.id, &id, name, &origin), value.as_bytes())?;
         // Of a short secret the last characters would be much of it.
-        let last_four = if value.len() >= 16 { value[value.len() - 4..].to_owned() } else { String::new() };
+        let last_four = if value.len() >= 16 { &value[value.len() - 4..] } else { "" };
+        self.insert_secret(&mut write, name, &origin, value, last_four).await?;
+        self.record(&mut write, "secret.changed", name, json!({ "origin": origin })).await?;
+        write.commit().await?;
+        let found = self.secrets().await?.into_iter().find(|secret| secret.name == name);
+        found.ok_or_else(|| StoreError::NotFound { kind: "secret", name: name.to_owned() })
+    }
+
+    /// Seals a secret in the place of what had its name. Under the write lock: a change of keys meanwhile would leave a
+    /// row that nothing opens.
+    pub(crate) async fn insert_secret(
+        &self,
+        write: &mut Work,
+        name: &str,
+        origin: &str,
+        value: &str,
+        last_four: &str,
+    ) -> Result<(), StoreError> {
+        let id = new_id();
+        let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?;
+        let (key_id, nonce, sealed) = seal(&keys, &bound_to(&self.id, &id, name, origin), value.as_bytes())?;
         sqlx::query("DELETE FROM secret WHERE tenant_id = $1 AND name = $2")
             .bind(&self.id)
             .bind(name)
-            .execute(&mut *write)
+            .execute(&mut **write)
             .await?;
         sqlx::query("INSERT INTO secret (id, tenant_id, name, origin, key_id, nonce, ciphertext, last_four, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
             .bind(&id)
             .bind(&self.id)
             .bind(name)
-            .bind(&origin)
+            .bind(origin)
             .bind(key_id)
             .bind(nonce)
             .bind(sealed)
             .bind(last_four)
             .bind(now())
-            .execute(&mut *write)
+            .execute(&mut **write)
             .await?;
-        self.record(&mut write, "secret.changed", name, json!({ "origin": origin })).await?;
-        write.commit().await?;
-        let found = self.secrets().await?.into_iter().find(|secret| secret.name == name);
-        found.ok_or_else(|| StoreError::NotFound { kind: "secret", name: name.to_owned() })
+        Ok(())
     }
 
     /// What there is, without the secrets themselves.

@@ -1,7 +1,7 @@
 //! System settings: JSON values by name.
 
 use crate::database::Work;
-use crate::{StoreError, Tenancy, check_name, now};
+use crate::{StoreError, Tenancy, check_name, now, transcripts};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -71,6 +71,10 @@ impl Tenancy {
                 MAX_VALUE >> 10
             )));
         }
+        let keeps_contents = name == transcripts::SETTING;
+        if keeps_contents {
+            transcripts::Keeping::read(value)?;
+        }
         let mut write = self.write().await?;
         let found = self.setting_revision(&mut write, name).await?;
         let found = found.unwrap_or(0);
@@ -87,7 +91,10 @@ impl Tenancy {
             .bind(now())
             .execute(&mut *write)
             .await?;
-        self.note(&mut write, "setting.changed", name, json!(null), false).await?;
+        if keeps_contents {
+            self.prepare_contents(&mut write).await?;
+        }
+        self.note(&mut write, "setting.changed", name, json!(null), keeps_contents).await?;
         write.commit().await?;
         Ok(found + 1)
     }
@@ -108,7 +115,11 @@ impl Tenancy {
         if gone.rows_affected() == 0 {
             return Err(StoreError::NotFound { kind: "setting", name: name.to_owned() });
         }
-        self.note(&mut write, "setting.deleted", name, json!(null), false).await?;
+        let kept_contents = name == transcripts::SETTING;
+        if kept_contents {
+            self.drop_contents(&mut write).await?;
+        }
+        self.note(&mut write, "setting.deleted", name, json!(null), kept_contents).await?;
         Ok(write.commit().await?)
     }
 }

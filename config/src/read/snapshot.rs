@@ -18,6 +18,8 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
         max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
         journal_max_bytes: Some(table.integer("journal_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
             .filter(|bytes| *bytes > 0),
+        contents_max_bytes: Some(table.integer("contents_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
+            .filter(|bytes| *bytes > 0),
         trusted_keys: keys.into_iter().filter_map(|text| public_key(&mut table, text)).collect(),
     }
 }

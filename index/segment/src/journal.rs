@@ -24,6 +24,8 @@ pub enum Record<'r> {
     Run(Run<'r>),
     #[serde(borrow)]
     Feedback(Feedback<'r>),
+    #[serde(borrow)]
+    Content(Content<'r>),
 }
 
 /// One exchange. Ids are hexadecimal, times microseconds.
@@ -63,6 +65,33 @@ pub struct Run<'r> {
     pub output_tokens: i64,
     pub own_microseconds: i64,
     pub total_microseconds: i64,
+}
+
+/// What was said in an exchange, sealed to its tenant's key at the store; see [`crate::Contents`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Content<'r> {
+    #[serde(borrow)]
+    pub run: Cow<'r, str>,
+    #[serde(borrow)]
+    pub tenant: Cow<'r, str>,
+    pub at: i64,
+    #[serde(borrow, skip_serializing_if = "str::is_empty")]
+    pub subject: Cow<'r, str>,
+    /// In base64: the JSON of a [`Said`].
+    #[serde(borrow)]
+    pub sealed: Cow<'r, str>,
+}
+
+/// An exchange as the provider knows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// The body that it was sent.
+    pub request: String,
+    /// The body that it answered with; of a stream a JSON object of its texts, by their channels.
+    pub answer: String,
+    /// Whether either was too long, and ends where there was no more room.
+    pub is_cut: bool,
 }
 
 /// What somebody says of a run, a session or a subject.

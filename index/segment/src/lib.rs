@@ -14,14 +14,14 @@ mod unit;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
 pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
-pub use journal::{Feedback, JournalFile, Record, Run, journal_records};
+pub use journal::{Content, Feedback, JournalFile, Record, Run, Said, journal_records};
 pub use manifest::{
     CollectionEntry, Erasure, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry,
 };
 pub use passages::{About, Passage, PassageTable, PassageWriter};
 pub use registry::{
     ArchivedArm, ArchivedExperiment, ArchivedKey, ArchivedPartial, ArchivedPrompt, ArchivedPromptMessage,
-    ArchivedPromptVersion, ArchivedTenant, Arm, Example, Experiment, Key, Partial, Prompt, PromptMessage,
+    ArchivedPromptVersion, ArchivedTenant, Arm, Contents, Example, Experiment, Key, Partial, Prompt, PromptMessage,
     PromptVersion, Registry, Rule, SealedSecret, Tenant, Tool, Variable,
 };
 

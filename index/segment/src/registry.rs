@@ -18,6 +18,24 @@ pub struct Tenant {
     /// The alias that `default` stands for.
     pub default_prompt: Option<String>,
     pub secrets: Vec<SealedSecret>,
+    /// Present where the tenant keeps what is said in runs.
+    pub contents: Option<Contents>,
+}
+
+/// How the contents of runs are kept.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
+pub struct Contents {
+    /// The public key that they are sealed to; the store alone opens them.
+    pub key: [u8; 32],
+    /// Most bytes of a request, and of an answer; the rest is cut off.
+    pub max_bytes: u32,
+}
+
+impl Contents {
+    /// What the seal of a run's content is bound to. Ids are hexadecimal.
+    pub fn context(tenant: &str, run: &str) -> String {
+        format!("contents/{tenant}/{run}")
+    }
 }
 
 /// A provider's credential, sealed to the fleet.
@@ -169,5 +187,5 @@ impl ArchivedRegistry {
 
 impl Archived for Registry {
     const KIND: [u8; 4] = *b"REGY";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 }

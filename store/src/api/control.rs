@@ -4,7 +4,7 @@ use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Page, Sent, done, 
 use crate::operators::Scope;
 use crate::{
     Bundle, EdgeState, Epoch, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
-    OperatorRecord, RunRecord, SecretRecord, Setting, now,
+    OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, now,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -33,6 +33,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(migrations, migrate))
         .routes(routes!(events))
         .routes(routes!(runs))
+        .routes(routes!(run_content))
         .routes(routes!(edges))
         .routes(routes!(epochs))
         .routes(routes!(roll_back))
@@ -395,6 +396,12 @@ struct Runs {
 async fn runs(caller: Caller, Asked(asked): Asked<Page>) -> Answer<Json<Runs>> {
     let tenancy = caller.tenancy(Scope::Read).await?;
     Ok(Json(Runs { runs: tenancy.runs(page(asked.limit)?).await?, total: tenancy.count_runs().await? }))
+}
+
+/// What was said in a run, of a tenant that keeps it by the setting `run_content`. Who asks is noted.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/content", params(("run" = String, Path)), responses((status = 200, body = RunContent)))]
+async fn run_content(caller: Caller, At(run): At<String>) -> Answer<Json<RunContent>> {
+    Ok(Json(caller.tenancy(Scope::Contents).await?.run_content(&run).await?))
 }
 
 #[derive(Serialize, ToSchema)]
