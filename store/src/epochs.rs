@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 /// Epochs that can be gone back to.
 const KEPT: usize = 32;
 /// How long edges are told of an erasure, in microseconds: longer than a session can be kept.
-const TOLD: i64 = 366 * 86_400_000_000;
+pub(crate) const TOLD: i64 = 366 * 86_400_000_000;
 
 /// A publication whose prompts, keys or credentials differed from those before it.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]

@@ -4,6 +4,7 @@
 //! transaction, so its records are stored once, however often it arrives.
 
 use crate::database::Whose;
+use crate::epochs::TOLD;
 use crate::preview::price_of;
 use crate::publish::PublishError;
 use crate::{Store, StoreError, Tenancy, now, transcripts};
@@ -107,23 +108,18 @@ impl Store {
                     .collect();
                 let prices = prices(&mut write).await?;
                 let keepers = transcripts::keepers(&mut write).await?;
-                done.unknown += insert_runs(&mut write, &tenants, &prices, &edge, &runs).await?;
+                let erased = Erased::read(&mut write).await?;
+                done.unknown += insert_runs(&mut write, &tenants, &prices, &erased, &edge, &runs).await?;
                 for record in &records {
                     let known = match record {
                         Some(Record::Run(_)) => true,
-                        Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, said).await?,
-                        Some(Record::Content(content)) => transcripts::insert(&mut write, &keepers, content).await?,
+                        Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, &erased, said).await?,
+                        Some(Record::Content(content)) => {
+                            transcripts::insert(&mut write, &keepers, &erased, content).await?
+                        }
                         None => false,
                     };
                     done.unknown += u64::from(!known);
-                }
-                // What was on its way when its subject was erased comes without it.
-                for sql in [
-                    "UPDATE run SET subject = NULL WHERE subject IN (SELECT unit FROM erasure e WHERE e.tenant_id = run.tenant_id AND e.at >= run.at)",
-                    "DELETE FROM run_content WHERE subject IN (SELECT unit FROM erasure e WHERE e.tenant_id = run_content.tenant_id AND e.at >= run_content.at)",
-                    "DELETE FROM feedback WHERE unit_kind = 'subject' AND unit IN (SELECT unit FROM erasure e WHERE e.tenant_id = feedback.tenant_id AND e.at >= feedback.at)",
-                ] {
-                    sqlx::query(sql).execute(&mut *write).await?;
                 }
                 done.records += records.len() as u64;
                 done.batches += 1;
@@ -171,6 +167,7 @@ impl Store {
             .bind(now() - RETENTION_DAYS * DAY)
             .execute(&mut *write)
             .await?;
+        sqlx::query("DELETE FROM erasure WHERE at < $1").bind(now() - TOLD).execute(&mut *write).await?;
         write.commit().await?;
         Ok(gone)
     }
@@ -232,11 +229,28 @@ fn cost(prices: &Value, run: &Run<'_>) -> Option<f64> {
     Some((run.input_tokens as f64 * input + run.output_tokens as f64 * output) / 1e6)
 }
 
+/// The subjects that were erased, and when. What was on its way then comes without them.
+pub(crate) struct Erased(HashMap<(Vec<u8>, Vec<u8>), i64>);
+
+impl Erased {
+    async fn read(write: &mut Write) -> Result<Erased, StoreError> {
+        let rows: Vec<(Vec<u8>, Vec<u8>, i64)> =
+            sqlx::query_as("SELECT tenant_id, unit, at FROM erasure").fetch_all(&mut **write).await?;
+        Ok(Erased(rows.into_iter().map(|(tenant, unit, at)| ((tenant, unit), at)).collect()))
+    }
+
+    /// Whether what is of that subject, and of that time, is to be forgotten.
+    pub(crate) fn holds(&self, tenant: &[u8], subject: &[u8], at: i64) -> bool {
+        !self.0.is_empty() && self.0.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(|erased| *erased >= at)
+    }
+}
+
 /// Stores runs; says how many of them are of tenants that are gone, or have no id.
 async fn insert_runs(
     write: &mut Write,
     tenants: &HashSet<Vec<u8>>,
     prices: &HashMap<Vec<u8>, Value>,
+    erased: &Erased,
     edge: &str,
     runs: &[&Run<'_>],
 ) -> Result<u64, StoreError> {
@@ -275,7 +289,7 @@ async fn insert_runs(
                 .bind(text(&run.experiment))
                 .bind(text(&run.arm))
                 .bind(bytes(&run.session))
-                .bind(bytes(&run.subject))
+                .bind(bytes(&run.subject).filter(|subject| !erased.holds(tenant, subject, run.at)))
                 .bind(run.status)
                 .bind(text(&run.error))
                 .bind(run.input_tokens)
@@ -292,10 +306,14 @@ async fn insert_runs(
 async fn insert_feedback(
     write: &mut Write,
     tenants: &HashSet<Vec<u8>>,
+    erased: &Erased,
     said: &Feedback<'_>,
 ) -> Result<bool, StoreError> {
     let tenant = bytes(&said.tenant).filter(|tenant| tenants.contains(tenant));
     let (Some(tenant), Some(unit)) = (tenant, bytes(&said.unit)) else { return Ok(false) };
+    if said.unit_kind == "subject" && erased.holds(&tenant, &unit, said.at) {
+        return Ok(true);
+    }
     // Batches of several edges may arrive in any order; what was said last counts.
     sqlx::query("INSERT INTO feedback (tenant_id, unit_kind, unit, metric, source, value, comment, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant_id, unit_kind, unit, metric, source) DO UPDATE SET value = excluded.value, comment = excluded.comment, at = excluded.at WHERE excluded.at >= feedback.at")
         .bind(tenant)

@@ -5,6 +5,7 @@
 //! was sealed to it.
 
 use crate::database::Work;
+use crate::records::Erased;
 use crate::secrets::OpenSecret;
 use crate::{StoreError, Tenancy};
 use base64::Engine as _;
@@ -147,6 +148,7 @@ pub(crate) async fn keepers(work: &mut Work) -> Result<HashSet<Vec<u8>>, StoreEr
 pub(crate) async fn insert(
     write: &mut Work,
     keepers: &HashSet<Vec<u8>>,
+    erased: &Erased,
     content: &Content<'_>,
 ) -> Result<bool, StoreError> {
     let (Ok(run), Ok(tenant), Ok(sealed)) =
@@ -154,10 +156,11 @@ pub(crate) async fn insert(
     else {
         return Ok(false);
     };
-    if !keepers.contains(&tenant) {
+    let subject = hex::decode(&*content.subject).ok().filter(|subject| !subject.is_empty());
+    let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at));
+    if is_erased || !keepers.contains(&tenant) {
         return Ok(true);
     }
-    let subject = hex::decode(&*content.subject).ok().filter(|subject| !subject.is_empty());
     sqlx::query("INSERT INTO run_content (run_id, tenant_id, at, subject, sealed) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (run_id) DO NOTHING")
         .bind(run)
         .bind(tenant)
