@@ -86,6 +86,7 @@ async fn run(plan: &Plan, client: &Arc<Client>, first: u64, count: u64, load: Lo
         workers.spawn(async move {
             let mut series = Series::default();
             let mut connection = client.connect().await.ok();
+            tokio::time::sleep_until(begin.into()).await;
             loop {
                 let number = next.fetch_add(1, Relaxed);
                 if number >= count {
