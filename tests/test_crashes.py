@@ -184,8 +184,10 @@ def test_a_full_disk_drops_the_oldest_records_and_no_request(folder, mock, start
     try:
         edge = started(Edge(store, config_for(mock)))
         edge.wait_key(key)
-        # The records of the looks for the key; then a file where the folder of shipped records has to be.
-        time.sleep(3)
+        # What is asked before is stored before; then a file stands where the folder of shipped records has to be.
+        known = edge.chat(key, user("known", model="plain")).headers["x-sluice-request-id"]
+        ids = lambda: [run["id"] for run in edge.api("GET", "runs?limit=1000").json()["runs"]]
+        eventually("what was asked before is stored", lambda: known in ids())
         shutil.rmtree(store.folder / "objects" / "journal", ignore_errors=True)
         eventually("shipping is blocked", lambda: blocked(store.folder / "objects" / "journal"))
         before = stored(edge)

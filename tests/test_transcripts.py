@@ -1,6 +1,7 @@
 """What is said in runs, kept by tenants that want it: sealed at the edge, opened by the store alone."""
 
 import json
+import time
 
 import pytest
 from openai import OpenAI
@@ -112,12 +113,44 @@ def test_long_texts_are_cut_and_a_rotated_store_key_opens_them_still(up):
     up.store.run("secret", "delete", "(contents)")
     gone = up.api("GET", f"runs/{run_of(answer)}/content")
     assert gone.status == 400 and "cannot be opened" in gone.json()["message"]
+    # What is said from here on is sealed to another key.
+    eventually("the other key is in force", lambda: "(contents)" in up.store.run("secret", "list").stdout)
+    time.sleep(1)
+    assert kept(up, run_of(up.chat(up.key, user("y", model="plain"))).upper())["answer"]
+
+
+TOOL = {"tool_calls": [{"name": "weather", "arguments": "{\"place\": \"Bern\"}"}]}
+
+
+def test_tools_that_a_stream_calls_are_kept_by_name(up):
+    keep(up)
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    answer = up.chat(up.key, user("x", model="plain", stream=True, tools=tools), mock=TOOL)
+    assert answer.status == 200, answer.body
+    heard = json.loads(kept(up, run_of(answer))["answer"])
+    assert set(heard.values()) == {"weather", '{"place": "Bern"}'}, heard
+    # Through Gemini's own interface, where a call is one piece.
+    request = {"contents": [{"role": "user", "parts": [{"text": "x"}]}]}
+    headers = {"x-mock": json.dumps(TOOL)}
+    answer = up.send("POST", "/v1beta/models/plain:streamGenerateContent?alt=sse", request, up.key, headers)
+    assert answer.status == 200, answer.body
+    heard = json.loads(kept(up, run_of(answer))["answer"])
+    assert any("Bern" in said for said in heard.values()), heard
+    # What is no conversation is not kept.
+    answer = up.send("POST", "/v1/embeddings", {"model": "plain", "input": "x"}, up.key)
+    eventually("the run is recorded", lambda: is_recorded(up, run_of(answer)))
+    assert stored(up, run_of(answer)) is None
 
 
 def test_contents_go_with_their_subject_and_with_the_setting(up):
     for wrong in ({"days": 0}, {"days": 1, "max_bytes": 5}, {}, True):
         refused = up.api("PUT", "settings/run_content", {"value": wrong})
         assert refused.status == 400 and "`run_content` must be" in refused.json()["message"], refused.body
+    token = up.store.run("operator", "create", "writer", "--scopes", "read,write").stdout.split()[-1]
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    for method, body in (("PUT", json.dumps({"value": {"days": 30}})), ("DELETE", None)):
+        refused = request(up.admin, method, "/api/v1/settings/run_content", body, headers)
+        assert refused.status == 403 and "`contents`" in refused.json()["message"], refused.body
     keep(up)
     ann = up.chat(up.key, user("x", model="plain"), headers={"x-sluice-subject": "ann"})
     ben = up.chat(up.key, user("x", model="plain"), headers={"x-sluice-subject": "ben"})

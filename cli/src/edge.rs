@@ -203,6 +203,10 @@ const REPORT_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
 /// Announcements within this are one look, so that a storm of them is no storm of looks.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How soon a look that failed is taken again, at first and at last.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
 /// Takes over every new snapshot, looking for it when something is `heard` and from time to time. One that is refused is
 /// reported, and the old one serves on.
 async fn follow(
@@ -213,19 +217,30 @@ async fn follow(
     heard: Arc<Notify>,
 ) {
     let mut last_error = String::new();
+    // A look that failed is taken again soon, however rarely the location is polled: it may have been announced.
+    let mut soon = FIRST_RETRY;
     loop {
         let (config, _) = live.current();
+        let mut pause = config.snapshot.poll_interval;
+        if !last_error.is_empty() {
+            pause = pause.min(soon);
+            soon = (soon * 2).min(LAST_RETRY);
+        }
         tokio::select! {
-            () = tokio::time::sleep(config.snapshot.poll_interval) => {}
+            () = tokio::time::sleep(pause) => {}
             () = heard.notified() => {
                 live.count_announcement();
                 tokio::time::sleep(GATHER).await;
             }
         }
         match follower.poll().await {
-            Ok(None) => last_error.clear(),
+            Ok(None) => {
+                last_error.clear();
+                soon = FIRST_RETRY;
+            }
             Ok(Some(snapshot)) => {
                 last_error.clear();
+                soon = FIRST_RETRY;
                 let epoch = snapshot.epoch;
                 let (config, _) = live.current();
                 match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states(), fleet_key.as_ref()).await {

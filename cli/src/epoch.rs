@@ -1,5 +1,6 @@
 //! `sluice epoch`.
 
+use crate::publish::tell;
 use crate::{Context, Outcome, location};
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -14,9 +15,23 @@ pub enum Epoch {
         epoch: u64,
         #[command(flatten)]
         place: Place,
+        #[command(flatten)]
+        notify: Notify,
     },
     /// Have what is deployed in force again.
-    Resume(Place),
+    Resume {
+        #[command(flatten)]
+        place: Place,
+        #[command(flatten)]
+        notify: Notify,
+    },
+}
+
+#[derive(clap::Args)]
+pub struct Notify {
+    /// Where edges listen for publications: the URL of `snapshot.notify`.
+    #[arg(long, value_name = "URL", env = "SLUICE_NOTIFY", hide_env_values = true)]
+    notify: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -28,10 +43,10 @@ pub struct Place {
 
 impl Epoch {
     pub async fn run(self, context: Context) -> Outcome {
-        let (place, back_to) = match &self {
-            Epoch::List(place) => (place, None),
-            Epoch::Rollback { epoch, place } => (place, Some(Some(*epoch))),
-            Epoch::Resume(place) => (place, Some(None)),
+        let (place, notify, back_to) = match &self {
+            Epoch::List(place) => (place, None, None),
+            Epoch::Rollback { epoch, place, notify } => (place, notify.notify.as_deref(), Some(Some(*epoch))),
+            Epoch::Resume { place, notify } => (place, notify.notify.as_deref(), Some(None)),
         };
         let location = location::open(place.to.as_deref(), &context.data)?;
         let tenancy = context.tenancy().await?;
@@ -45,6 +60,7 @@ impl Epoch {
         };
         tenancy.go_back(&location, back_to).await?;
         let done = store.publish(Arc::clone(&location)).await?;
+        tell(notify, done.epoch).await;
         match back_to {
             Some(epoch) => println!("epoch {} has the prompts of epoch {epoch}", done.epoch),
             None => println!("epoch {} has what is deployed", done.epoch),

@@ -21,8 +21,12 @@ pub fn start(log: &Log) {
     };
     let others = level.min(LevelFilter::WARN);
     // pingora logs each request that a peer breaks at `error`, with its URI, whose query may be a secret.
-    let filter =
-        Targets::new().with_default(others).with_target("sluice", level).with_target("pingora", LevelFilter::OFF);
+    // async-nats says at each attempt that a server does not let it in; Sluice says it once.
+    let filter = Targets::new()
+        .with_default(others)
+        .with_target("sluice", level)
+        .with_target("pingora", LevelFilter::OFF)
+        .with_target("async_nats", LevelFilter::OFF);
     let filter = ["proxy", "state", "store", "index", "config"]
         .iter()
         .fold(filter, |filter, name| filter.with_target(format!("sluice_{name}"), level));

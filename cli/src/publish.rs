@@ -1,6 +1,6 @@
 //! `sluice publish`.
 
-use crate::{Context, Outcome, location};
+use crate::{Context, Outcome, chain, location};
 use clap::Args;
 use sluice_state::announce;
 use std::process::ExitCode;
@@ -16,6 +16,16 @@ pub struct Publish {
     notify: Option<String>,
 }
 
+/// Announces an epoch. One that cannot be announced is in force all the same.
+pub async fn tell(url: Option<&str>, epoch: u64) {
+    if let Some(url) = url
+        && let Err(error) = announce(url, epoch).await
+    {
+        let error = chain(&error);
+        eprintln!("sluice: epoch {epoch} is published but not announced ({error}); edges find it when they poll");
+    }
+}
+
 impl Publish {
     pub async fn run(self, context: Context) -> Outcome {
         let store = context.store().await?;
@@ -28,9 +38,7 @@ impl Publish {
             ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
         }
-        if let (true, Some(url)) = (done.changed, &self.notify) {
-            announce(url, done.epoch).await?;
-        }
+        tell(self.notify.as_deref(), done.epoch).await;
         while store.compact(Arc::clone(&location)).await? {}
         store.sweep(location).await?;
         Ok(ExitCode::SUCCESS)

@@ -72,6 +72,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(600);
 async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>, announcer: Option<Announcer>) {
     tokio::spawn(keep_small(store.clone(), Arc::clone(&location)));
     let mut published = -1;
+    // Whoever published it, an epoch is announced once: the first too, and those of commands.
+    let mut announced = 0;
     let mut renewed = tokio::time::Instant::now();
     loop {
         let latest = store.latest_change().await.unwrap_or(published);
@@ -80,8 +82,9 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>, announcer
                 Ok(done) => {
                     published = latest;
                     renewed = tokio::time::Instant::now();
-                    if let (true, Some(announcer)) = (done.changed, &announcer) {
+                    if let (true, Some(announcer)) = (done.epoch != announced, &announcer) {
                         announcer.announce(done.epoch);
+                        announced = done.epoch;
                     }
                 }
                 Err(error) => {

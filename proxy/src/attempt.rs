@@ -180,8 +180,11 @@ impl Outgoing<'_> {
 
     fn transcript(&self, encoded: &Encoded) -> Option<Arc<Transcript>> {
         let contents = self.scrubbed.composed.recalled.plan.admitted.principal.key.contents?;
+        let is_text = encoded.dialect.is_conversation() || encoded.dialect == Dialect::Completions;
         match &encoded.body {
-            EncodedBody::Json(body) if self.live.contents.is_some() => Some(Arc::new(Transcript::new(contents, body))),
+            EncodedBody::Json(body) if is_text && self.live.contents.is_some() => {
+                Some(Arc::new(Transcript::new(contents, body)))
+            }
             _ => None,
         }
     }
@@ -378,7 +381,9 @@ impl Outgoing<'_> {
     /// What Responses' `instructions` are to show where a managed prompt stands in them: the caller's own.
     fn own_instructions(&self) -> Option<String> {
         let plan = &self.scrubbed.composed.recalled.plan;
-        let is_managed = self.scrubbed.dialect() == Dialect::Responses && !self.scrubbed.composed.opening.is_empty();
+        let composed = &self.scrubbed.composed;
+        let has_prompt = !composed.opening.is_empty() || !composed.closing.is_empty();
+        let is_managed = self.scrubbed.dialect() == Dialect::Responses && has_prompt;
         is_managed.then(|| plan.instructions().unwrap_or("null").to_owned())
     }
 

@@ -115,6 +115,21 @@ impl Events {
         Ok(())
     }
 
+    fn take_down(&self, transcript: &Transcript, chunk: &Chunk, data: &str) {
+        for (call, tool) in &chunk.tools {
+            transcript.name(&format!("{call}name"), tool);
+        }
+        // Sound is no text.
+        for delta in chunk.deltas.iter().filter(|delta| !delta.channel.contains("/audio/")) {
+            transcript.hear(&delta.channel, &decode(&data[delta.range.clone()]));
+        }
+        // Responses says whole what it has said in pieces; the others, what comes in no pieces.
+        for whole in chunk.wholes.iter().filter(|_| self.client != Dialect::Responses) {
+            let call = whole.tool.as_ref().map_or("whole".to_owned(), |tool| format!("call/{tool}"));
+            transcript.hear(&call, &decode(&data[whole.range.clone()]));
+        }
+    }
+
     /// What is left to show when the provider's answer has ended; an error when it ended before its end.
     pub fn end(&mut self, out: &mut BytesMut) -> Result<(), ErrorCode> {
         if let Some((mut stream, mut frames)) = self.translation.take() {
@@ -204,10 +219,7 @@ impl Events {
             return Ok(());
         }
         if let Some(transcript) = &self.transcript {
-            // Sound is no text.
-            for delta in chunk.deltas.iter().filter(|delta| !delta.channel.contains("/audio/")) {
-                transcript.hear(&delta.channel, &decode(&data[delta.range.clone()]));
-            }
+            self.take_down(transcript, &chunk, &data);
         }
         let mut splices = Splices::default();
         if !self.vault.leaves_answers() {

@@ -158,13 +158,17 @@ pub fn settle(tally: Tally, live: &Live) {
             metrics.upstream_cancelled.inc();
         }
     }
-    if let (Some(journal), Some(key)) = (&live.journal, &tally.key) {
-        journal.append(&record(&tally, key));
-    }
-    if let (Some(contents), Some(key), Some(transcript)) = (&live.contents, &tally.key, &tally.transcript)
-        && let Some(record) = transcript.record(&tally.request_id, key, tally.units.subject, &live.record_key)
-    {
-        contents.append(&record);
+    if let Some(key) = tally.key.as_ref().filter(|_| live.journal.is_some() || live.contents.is_some()) {
+        let run = run(&tally, key);
+        if let (Some(contents), Some(transcript)) = (&live.contents, &tally.transcript)
+            && let Some(record) = transcript.record(&run, &live.record_key)
+        {
+            contents.append(&record);
+        }
+        if let Some(journal) = &live.journal {
+            // Strings and numbers have no form that JSON lacks.
+            journal.append(&serde_json::to_vec(&Record::Run(run)).unwrap_or_default());
+        }
     }
     tracing::debug!(
         request_id = tally.request_id,
@@ -184,7 +188,7 @@ pub fn settle(tally: Tally, live: &Live) {
 const MAX_MODEL: usize = 128;
 
 /// The exchange as the store gets to know it. Ids, counts and times; no text of the conversation.
-fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
+fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
     let hash = |hash: Option<[u8; 16]>| hash.map_or(Cow::Borrowed(""), |hash| Cow::Owned(hex::encode(hash)));
     let prompt = tally.prompt.as_ref();
     let arm = prompt.and_then(|prompt| prompt.arm.as_ref());
@@ -194,10 +198,11 @@ fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
     // What a client names may be any text, of any length.
     let model: String = named.chars().filter(|c| !c.is_control()).take(MAX_MODEL).collect();
     let count = |tokens: Option<u64>| i64::try_from(tokens.unwrap_or(0)).unwrap_or(i64::MAX);
-    let run = Run {
+    Run {
         id: Cow::Borrowed(&tally.request_id),
         tenant: Cow::Borrowed(&key.tenant_name),
-        at: now_microseconds(),
+        // When it began: what was asked before its subject was erased is to be forgotten, whenever it was answered.
+        at: now_microseconds() - tally.started.elapsed().as_micros() as i64,
         key: Cow::Borrowed(&key.id_name),
         route: tally.route.as_ref().map_or(Cow::Borrowed(""), |route| Cow::Borrowed(route.name.as_str())),
         provider: target.map_or(Cow::Borrowed(""), |target| Cow::Borrowed(target.provider.name.as_str())),
@@ -215,7 +220,5 @@ fn record(tally: &Tally, key: &KeyEntry) -> Vec<u8> {
         output_tokens: count(tally.usage.output),
         own_microseconds: tally.own().as_micros() as i64,
         total_microseconds: tally.started.elapsed().as_micros() as i64,
-    };
-    // Strings and numbers have no form that JSON lacks.
-    serde_json::to_vec(&Record::Run(run)).unwrap_or_default()
+    }
 }

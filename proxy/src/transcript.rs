@@ -3,11 +3,10 @@
 //! It is what the provider gets to know: with placeholders where personal data stood, with the managed prompt and what
 //! was retrieved.
 
-use crate::live::{KeyEntry, now_microseconds};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
-use sluice_segment::{Content, Contents, Record, Said, seal};
+use sluice_segment::{Content, Contents, Record, Run, Said, seal};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -56,19 +55,26 @@ impl Transcript {
         }
     }
 
-    /// The record of it; `sender` is a secret of this edge, of which and of the content the seal follows.
-    pub fn record(&self, run: &str, key: &KeyEntry, subject: Option<[u8; 16]>, sender: &[u8; 32]) -> Option<Vec<u8>> {
+    /// The text of a channel that is said once, and may be repeated.
+    pub fn name(&self, channel: &str, text: &str) {
+        if !self.heard.lock().channels.contains_key(channel) {
+            self.hear(channel, text);
+        }
+    }
+
+    /// The record of `run`; `sender` is a secret of this edge, of which and of the content the seal follows.
+    pub fn record(&self, run: &Run<'_>, sender: &[u8; 32]) -> Option<Vec<u8>> {
         let mut heard = std::mem::take(&mut *self.heard.lock());
         if !heard.channels.is_empty() {
             heard.said.answer = serde_json::to_string(&heard.channels).ok()?;
         }
         let text = serde_json::to_vec(&heard.said).ok()?;
-        let sealed = seal(&self.contents.key, sender, &Contents::context(&key.tenant_name, run), &text)?;
+        let sealed = seal(&self.contents.key, sender, &Contents::context(&run.tenant, &run.id), &text)?;
         let content = Content {
-            run: Cow::Borrowed(run),
-            tenant: Cow::Borrowed(&key.tenant_name),
-            at: now_microseconds(),
-            subject: Cow::Owned(subject.map(hex::encode).unwrap_or_default()),
+            run: Cow::Borrowed(&run.id),
+            tenant: Cow::Borrowed(&run.tenant),
+            at: run.at,
+            subject: Cow::Borrowed(&run.subject),
             sealed: Cow::Owned(STANDARD.encode(sealed)),
         };
         serde_json::to_vec(&Record::Content(content)).ok()

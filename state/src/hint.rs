@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -18,6 +19,9 @@ const CHANNEL: &str = "sluice_snapshot";
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts to reach a server that cannot be reached.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a PostgreSQL connection may be silent before it is asked whether it still is one.
+const PING: Duration = Duration::from_secs(30);
 
 /// Why nothing is announced or heard.
 #[derive(Debug, thiserror::Error)]
@@ -150,14 +154,24 @@ pub async fn listen(url: String, heard: Arc<Notify>) {
 async fn hear_nats(url: &str, heard: &Arc<Notify>) -> Result<(), HintError> {
     let waking = Arc::clone(heard);
     let (options, server) = nats_server(url)?;
+    // The client tries again for ever; what hinders it is said once.
+    let is_told = AtomicBool::new(false);
     let options = options.event_callback(move |event| {
-        match event {
-            async_nats::Event::Connected => waking.notify_one(),
-            async_nats::Event::Disconnected => {
-                tracing::warn!("the NATS server is gone; publications are found by polling until it is back")
+        let trouble = match event {
+            async_nats::Event::Connected => {
+                is_told.store(false, Ordering::Relaxed);
+                waking.notify_one();
+                None
             }
-            async_nats::Event::ServerError(error) => tracing::warn!(%error, "the NATS server refuses"),
-            _ => {}
+            async_nats::Event::Disconnected => Some("it is gone".to_owned()),
+            async_nats::Event::ServerError(error) => Some(error.to_string()),
+            async_nats::Event::ClientError(error) => Some(error.to_string()),
+            _ => None,
+        };
+        if let Some(reason) = trouble
+            && !is_told.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(reason, "the NATS server cannot be used; publications are found by polling until it can");
         }
         std::future::ready(())
     });
@@ -173,9 +187,19 @@ async fn hear_postgres(url: &str, heard: &Notify, is_told: &mut bool) -> Result<
     let mut listener = PgListener::connect(url).await?;
     listener.listen(CHANNEL).await?;
     *is_told = false;
+    heard.notify_one();
     loop {
-        heard.notify_one();
-        // `None`: the connection was lost, and is made anew by the next call.
-        listener.try_recv().await?;
+        tokio::select! {
+            // `None`: the connection was lost, and is made anew by the next call.
+            announced = listener.try_recv() => {
+                announced?;
+                heard.notify_one();
+            }
+            // A connection whose other end is gone without a word would be listened to for ever.
+            () = tokio::time::sleep(PING) => {
+                let ping = sqlx::query("SELECT 1").execute(&mut listener);
+                tokio::time::timeout(PATIENCE, ping).await.map_err(|_| HintError::Slow)??;
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Records of what happened, on their way from an edge to the store.
 //!
-//! Appending is a copy into mapped memory. Full files, and those that are a second old, are sealed and shipped as
+//! Appending is a copy into mapped memory. Full files, and those that are a second old while no others wait, are sealed and shipped as
 //! objects to the snapshot location, oldest first; a file goes when its object is there. The store takes an object's
 //! records once, known by the edge's name and the file's number, so shipping a file twice does no harm. A slow or dead
 //! location fills the folder up to its limit; then the oldest file goes, and is counted.
@@ -24,6 +24,8 @@ const MAX_RECORD: usize = 512 << 10;
 /// A file with records is sealed when it is so old.
 const SEAL_AFTER: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(250);
+/// Files that are made ahead: what comes before the next one is ready goes into them.
+const SPARES: usize = 2;
 /// Longest wait after a location that failed.
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
@@ -33,7 +35,10 @@ pub struct Journal {
     edge: String,
     max_bytes: u64,
     files: Mutex<Files>,
+    /// A file is full.
     wake: Notify,
+    /// There is something to ship.
+    ready: Notify,
     dropped: AtomicU64,
     _lock: std::fs::File,
 }
@@ -42,9 +47,11 @@ struct Files {
     active: Option<JournalFile>,
     since: Instant,
     /// Made ahead, so that no request waits for a disk.
-    spare: Option<JournalFile>,
+    spare: VecDeque<JournalFile>,
     /// Full or old enough, oldest first.
     sealed: VecDeque<PathBuf>,
+    /// The one of them that is on its way.
+    sending: Option<PathBuf>,
 }
 
 impl Journal {
@@ -60,17 +67,19 @@ impl Journal {
             .filter(|path| path.extension().is_some_and(|ending| ending == "journal"))
             .collect();
         sealed.sort();
-        let files = Files { active: None, since: Instant::now(), spare: None, sealed: sealed.into() };
+        let files =
+            Files { active: None, since: Instant::now(), spare: VecDeque::new(), sealed: sealed.into(), sending: None };
         let journal = Journal {
             folder: folder.to_owned(),
             edge: edge_name(folder)?,
             max_bytes: max_bytes.max(2 * FILE_BYTES as u64),
             files: Mutex::new(files),
             wake: Notify::new(),
+            ready: Notify::new(),
             dropped: AtomicU64::new(0),
             _lock: lock,
         };
-        journal.prepare_spare();
+        journal.prepare_spares();
         Ok(journal)
     }
 
@@ -110,24 +119,28 @@ impl Journal {
         if let Some(full) = files.active.take() {
             files.sealed.push_back(full.path().to_owned());
         }
-        files.active = files.spare.take();
+        files.active = files.spare.pop_front();
         files.since = Instant::now();
     }
 
-    fn prepare_spare(&self) {
-        if self.files.lock().spare.is_some() {
-            return;
-        }
+    fn prepare_spares(&self) {
+        while self.files.lock().spare.len() < SPARES && self.prepare_spare() {}
+    }
+
+    /// Makes one more file; says whether it could.
+    fn prepare_spare(&self) -> bool {
         let made = self.create().or_else(|error| {
-            // A full disk: the oldest records make room for the newest.
+            // A full disk: the oldest records make room for the newest, once there is no other.
             let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            if is_full && self.drop_oldest() { self.create() } else { Err(error) }
+            if is_full && self.files.lock().spare.is_empty() && self.drop_oldest() { self.create() } else { Err(error) }
         });
+        let Ok(made) = made else { return false };
         let mut files = self.files.lock();
-        files.spare = made.ok();
+        files.spare.push_back(made);
         if files.active.is_none() {
             self.turn(&mut files);
         }
+        true
     }
 
     fn create(&self) -> io::Result<JournalFile> {
@@ -137,7 +150,11 @@ impl Journal {
     }
 
     fn drop_oldest(&self) -> bool {
-        let Some(oldest) = self.files.lock().sealed.pop_front() else { return false };
+        let mut files = self.files.lock();
+        // One that is on its way may arrive, and would be counted as lost all the same.
+        let place = files.sealed.iter().position(|path| files.sending.as_ref() != Some(path));
+        let Some(oldest) = place.and_then(|place| files.sealed.remove(place)) else { return false };
+        drop(files);
         let lost = std::fs::read(&oldest).map_or(0, |bytes| journal_records(&bytes).0.len());
         self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
         std::fs::remove_file(&oldest).is_ok()
@@ -145,33 +162,60 @@ impl Journal {
 
     /// Ships what is sealed, for as long as it is polled.
     pub async fn ship(&self, location: Arc<dyn ObjectStore>) {
+        // Apart from each other: a location that hangs is no reason to run out of files.
+        tokio::join!(self.tend(), self.send(&location));
+    }
+
+    /// Has files ready, seals what is old enough, and keeps to the limit.
+    async fn tend(&self) {
+        loop {
+            let _ = tokio::time::timeout(POLL, self.wake.notified()).await;
+            tokio::task::block_in_place(|| {
+                self.prepare_spares();
+                {
+                    let mut files = self.files.lock();
+                    // While others wait, one that is not full only would take their room.
+                    let is_due = files.since.elapsed() > SEAL_AFTER && files.sealed.is_empty();
+                    if is_due && !files.spare.is_empty() {
+                        self.turn(&mut files);
+                    }
+                }
+                self.prepare_spares();
+                while self.files.lock().sealed.len() as u64 * FILE_BYTES as u64 > self.max_bytes && self.drop_oldest() {
+                }
+            });
+            if !self.files.lock().sealed.is_empty() {
+                self.ready.notify_one();
+            }
+        }
+    }
+
+    async fn send(&self, location: &Arc<dyn ObjectStore>) {
         let mut backoff = POLL;
         loop {
-            let _ = tokio::time::timeout(backoff, self.wake.notified()).await;
-            tokio::task::block_in_place(|| self.prepare_spare());
-            {
-                let mut files = self.files.lock();
-                if files.since.elapsed() > SEAL_AFTER && files.spare.is_some() {
-                    self.turn(&mut files);
-                }
-            }
-            tokio::task::block_in_place(|| self.prepare_spare());
-            while self.files.lock().sealed.len() as u64 * FILE_BYTES as u64 > self.max_bytes && self.drop_oldest() {}
-            backoff = match self.ship_sealed(&location).await {
-                Ok(()) => POLL,
+            self.ready.notified().await;
+            match self.ship_sealed(location).await {
+                Ok(()) => backoff = POLL,
                 Err(error) => {
                     if backoff == POLL {
                         tracing::warn!(%error, "run records cannot be shipped; they are kept and tried again");
                     }
-                    (backoff * 2).min(MAX_BACKOFF)
+                    self.files.lock().sending = None;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                    tokio::time::sleep(backoff).await;
                 }
-            };
+            }
         }
     }
 
     async fn ship_sealed(&self, location: &Arc<dyn ObjectStore>) -> Result<(), object_store::Error> {
         loop {
-            let Some(path) = self.files.lock().sealed.front().cloned() else { return Ok(()) };
+            let path = {
+                let mut files = self.files.lock();
+                files.sending = files.sealed.front().cloned();
+                let Some(path) = files.sending.clone() else { return Ok(()) };
+                path
+            };
             let number = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let bytes = match tokio::task::block_in_place(|| std::fs::read(&path)) {
                 Ok(bytes) => bytes,
@@ -185,10 +229,8 @@ impl Journal {
                 location.put(&object, bytes[..end].to_vec().into()).await?;
             }
             let mut files = self.files.lock();
-            // Not if it was dropped meanwhile to make room.
-            if files.sealed.front() == Some(&path) {
-                files.sealed.pop_front();
-            }
+            files.sealed.retain(|sealed| *sealed != path);
+            files.sending = None;
             let _ = std::fs::remove_file(&path);
         }
     }
@@ -269,10 +311,32 @@ mod tests {
             for _ in 0..2_000 {
                 journal.append(&[b'x'; 1_000]);
             }
-            journal.prepare_spare();
+            journal.prepare_spares();
         }
         let before = journal.dropped();
         assert!(journal.drop_oldest());
         assert!(journal.dropped() > before);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_location_that_hangs_costs_no_record_while_there_is_room() {
+        use object_store::throttle::{ThrottleConfig, ThrottledStore};
+        let folder = tempfile::tempdir().unwrap();
+        let hanging = ThrottleConfig { wait_put_per_call: Duration::from_secs(3_600), ..ThrottleConfig::default() };
+        let location: Arc<dyn ObjectStore> = Arc::new(ThrottledStore::new(InMemory::new(), hanging));
+        let journal = Arc::new(Journal::open(folder.path(), 64 << 20).unwrap());
+        let shipping = tokio::spawn({
+            let journal = Arc::clone(&journal);
+            async move { journal.ship(location).await }
+        });
+        for _ in 0..8_000 {
+            journal.append(&[b'x'; 1_000]);
+            if journal.files.lock().spare.is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert_eq!(journal.dropped(), 0);
+        assert!(journal.files.lock().sealed.len() >= 7);
+        shipping.abort();
     }
 }

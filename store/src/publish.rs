@@ -92,7 +92,12 @@ impl Store {
                 tracing::error!(%error, epoch, "the epoch that was gone back to cannot be read; run `sluice epoch resume`");
                 old = self.read_registry(&location, &before.registry).await;
             }
-            let old = old.map(|old| old.tenants).unwrap_or_default();
+            // What was gone away from is never published for want of what was gone back to.
+            let old = match (old, &before) {
+                (Ok(old), _) => old.tenants,
+                (Err(error), Some(_)) => return Err(error),
+                (Err(_), None) => Vec::new(),
+            };
             for tenant in &mut registry.tenants {
                 // One that came later has what it has.
                 if let Some(known) = old.iter().find(|old| old.id == tenant.id) {

@@ -85,7 +85,7 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     let opened = tenancy.open_secrets(&mut read).await?;
     let identity = Identity::open(tenancy.store.folder())?;
     let contents = tenancy.contents(&mut read, &opened).await?;
-    for secret in opened.into_iter().filter(|secret| !crate::transcripts::is_key(secret)) {
+    for secret in opened.into_iter().filter(|secret| !crate::transcripts::is_key(&secret.name)) {
         let context = SealedSecret::context(&id, &secret.name, &secret.origin);
         let fleet = sluice_segment::fleet_public(&identity.fleet_key);
         let sealed = sluice_segment::seal(&fleet, &identity.signing_key.to_bytes(), &context, &secret.value);

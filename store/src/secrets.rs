@@ -7,7 +7,7 @@
 
 use crate::database::{Whose, Work};
 use crate::identity::StoreKeys;
-use crate::{Store, StoreError, Tenancy, check_name, new_id, now};
+use crate::{Store, StoreError, Tenancy, check_name, new_id, now, transcripts};
 use aes_gcm::aead::{Aead, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Key, Nonce};
 use serde::Serialize;
@@ -169,6 +169,10 @@ impl Tenancy {
             .await?;
         if gone.rows_affected() == 0 {
             return Err(StoreError::NotFound { kind: "secret", name: name.to_owned() });
+        }
+        if transcripts::is_key(name) && self.keeping(&mut write).await?.is_some() {
+            // What was kept is unreadable now; what is said from here on is sealed to another key.
+            self.prepare_contents(&mut write).await?;
         }
         self.record(&mut write, "secret.deleted", name, json!(null)).await?;
         Ok(write.commit().await?)

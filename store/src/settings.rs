@@ -94,7 +94,9 @@ impl Tenancy {
         if keeps_contents {
             self.prepare_contents(&mut write).await?;
         }
-        self.note(&mut write, "setting.changed", name, json!(null), keeps_contents).await?;
+        // What a setting says may be anybody's business, but whether and how long contents are kept is an auditor's.
+        let told = if keeps_contents { value.clone() } else { json!(null) };
+        self.note(&mut write, "setting.changed", name, told, keeps_contents).await?;
         write.commit().await?;
         Ok(found + 1)
     }

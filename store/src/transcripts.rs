@@ -22,6 +22,9 @@ pub(crate) const SETTING: &str = "run_content";
 const SECRET: &str = "(contents)";
 const ORIGIN: &str = "store:contents";
 
+/// By how much an edge's clock may be ahead: what was said before an erasure must not outlive it, in microseconds.
+const CLOCKS: i64 = 300_000_000;
+
 /// The value of the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -64,9 +67,9 @@ pub struct RunContent {
     pub is_cut: bool,
 }
 
-/// Whether a secret is the one that opens contents.
-pub(crate) fn is_key(secret: &OpenSecret) -> bool {
-    secret.origin == ORIGIN
+/// Whether the secret of that name is the one that opens contents.
+pub(crate) fn is_key(name: &str) -> bool {
+    name == SECRET
 }
 
 fn key_of(secret: &OpenSecret) -> Option<[u8; 32]> {
@@ -82,7 +85,7 @@ impl Tenancy {
         secrets: &[OpenSecret],
     ) -> Result<Option<Contents>, StoreError> {
         let Some(keeping) = self.keeping(work).await? else { return Ok(None) };
-        let key = secrets.iter().find(|secret| is_key(secret)).and_then(key_of);
+        let key = secrets.iter().find(|secret| is_key(&secret.name)).and_then(key_of);
         Ok(key.map(|key| Contents { key: fleet_public(&key), max_bytes: keeping.max_bytes }))
     }
 
@@ -116,14 +119,15 @@ impl Tenancy {
     pub async fn run_content(&self, run: &str) -> Result<RunContent, StoreError> {
         let none = || StoreError::NotFound { kind: "content", name: run.to_owned() };
         let id = hex::decode(run).map_err(|_| none())?;
+        let run = hex::encode(&id);
         let mut write = self.write().await?;
         let find = "SELECT at, sealed FROM run_content WHERE tenant_id = $1 AND run_id = $2";
         let found: Option<(i64, Vec<u8>)> =
             sqlx::query_as(find).bind(&self.id).bind(id).fetch_optional(&mut *write).await?;
         let (at, sealed) = found.ok_or_else(none)?;
         let secrets = self.open_secrets(&mut write).await?;
-        let key = secrets.iter().find(|secret| is_key(secret)).and_then(key_of);
-        let context = Contents::context(&hex::encode(&self.id), run);
+        let key = secrets.iter().find(|secret| is_key(&secret.name)).and_then(key_of);
+        let context = Contents::context(&hex::encode(&self.id), &run);
         let opened = key.and_then(|key| unseal(&key, &context, &sealed));
         let said: Option<Said> = opened.and_then(|text| serde_json::from_slice(&text).ok());
         let Said { request, answer, is_cut } = said.ok_or_else(|| {
@@ -131,9 +135,9 @@ impl Tenancy {
                 "the content of the run `{run}` cannot be opened; was the secret `{SECRET}` removed?"
             ))
         })?;
-        self.note(&mut write, "content.read", run, json!(null), false).await?;
+        self.note(&mut write, "content.read", &run, json!(null), false).await?;
         write.commit().await?;
-        Ok(RunContent { id: run.to_owned(), at, request, answer, is_cut })
+        Ok(RunContent { id: run, at, request, answer, is_cut })
     }
 }
 
@@ -157,7 +161,7 @@ pub(crate) async fn insert(
         return Ok(false);
     };
     let subject = hex::decode(&*content.subject).ok().filter(|subject| !subject.is_empty());
-    let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at));
+    let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at - CLOCKS));
     if is_erased || !keepers.contains(&tenant) {
         return Ok(true);
     }

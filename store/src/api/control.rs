@@ -2,6 +2,7 @@
 
 use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Page, Sent, done, etag, page};
 use crate::operators::Scope;
+use crate::transcripts::SETTING as CONTENTS;
 use crate::{
     Bundle, EdgeState, Epoch, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
     OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, now,
@@ -236,6 +237,9 @@ struct NewSetting {
 
 #[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
 async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
+    if name == CONTENTS {
+        caller.may(Scope::Contents)?;
+    }
     let tenancy = caller.tenancy(Scope::Write).await?;
     let revision = tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
     Ok((etag(revision), Json(tenancy.setting(&name).await?)))
@@ -243,6 +247,9 @@ async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSe
 
 #[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
 async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
+    if name == CONTENTS {
+        caller.may(Scope::Contents)?;
+    }
     caller.tenancy(Scope::Write).await?.delete_setting(&name, caller.expected()?).await?;
     Ok(done())
 }
