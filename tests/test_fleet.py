@@ -305,6 +305,13 @@ def test_clocks_that_disagree(tmp_path, mock, started):
     assert days == {"behind": -1.0, "ahead": 6.0}
     edges = {edge["name"]: round(edge["at"] / 86_400e6 - time.time() / 86_400, 1) for edge in writer.api("GET", "edges").json()["edges"]}
     assert {-1.0, 6.0, 8.0} <= set(edges.values()), edges
+    # One that has said nothing for 30 days by the location's clock is listed no more.
+    behind.stop()
+    silent = next(name for name, at in edges.items() if at == -1.0)
+    month = time.time() - 31 * 86_400
+    os.utime(store.folder / "objects" / "edges" / silent, (month, month))
+    store.run("publish")
+    assert {edge["name"] for edge in writer.api("GET", "edges").json()["edges"]} == set(edges) - {silent}
 
 
 def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):

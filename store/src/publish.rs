@@ -420,6 +420,13 @@ impl Store {
                 removed += 1;
             }
         }
+        // What an edge said of itself, and has not said again for long: it is gone.
+        let edges = location.list_with_delimiter(Some(&ObjectPath::from("edges"))).await?.objects;
+        for edge in edges {
+            if edge.last_modified.timestamp_micros() < now() - SILENCE_MICROSECONDS {
+                location.delete(&edge.location).await?;
+            }
+        }
         Ok(removed)
     }
 
@@ -433,6 +440,8 @@ impl Store {
 
 /// An edge that read a manifest has so long to fetch what it names, in microseconds.
 const GRACE_MICROSECONDS: i64 = 900_000_000;
+/// An edge that is silent for so long is listed no more, in microseconds: 30 days.
+const SILENCE_MICROSECONDS: i64 = 30 * 86_400_000_000;
 /// What the id of a subject's own document begins with: its mark in hexadecimal and a slash.
 const SUBJECT_PREFIX: usize = 33;
 /// Snippets that are read at once.
