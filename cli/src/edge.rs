@@ -222,7 +222,9 @@ async fn follow(
     loop {
         let (config, _) = live.current();
         let mut pause = config.snapshot.poll_interval;
-        if !last_error.is_empty() {
+        if last_error.is_empty() {
+            soon = FIRST_RETRY;
+        } else {
             pause = pause.min(soon);
             soon = (soon * 2).min(LAST_RETRY);
         }
@@ -234,13 +236,9 @@ async fn follow(
             }
         }
         match follower.poll().await {
-            Ok(None) => {
-                last_error.clear();
-                soon = FIRST_RETRY;
-            }
+            Ok(None) => last_error.clear(),
             Ok(Some(snapshot)) => {
                 last_error.clear();
-                soon = FIRST_RETRY;
                 let epoch = snapshot.epoch;
                 let (config, _) = live.current();
                 match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states(), fleet_key.as_ref()).await {

@@ -1,6 +1,6 @@
 //! `sluice epoch`.
 
-use crate::publish::tell;
+use crate::publish::Notify;
 use crate::{Context, Outcome, location};
 use clap::Subcommand;
 use std::process::ExitCode;
@@ -28,13 +28,6 @@ pub enum Epoch {
 }
 
 #[derive(clap::Args)]
-pub struct Notify {
-    /// Where edges listen for publications: the URL of `snapshot.notify`.
-    #[arg(long, value_name = "URL", env = "SLUICE_NOTIFY", hide_env_values = true)]
-    notify: Option<String>,
-}
-
-#[derive(clap::Args)]
 pub struct Place {
     /// Where snapshots are, as a `file:///…` or `s3://…` URL; `objects` in the data folder if left out.
     #[arg(long, value_name = "URL")]
@@ -43,15 +36,15 @@ pub struct Place {
 
 impl Epoch {
     pub async fn run(self, context: Context) -> Outcome {
-        let (place, notify, back_to) = match &self {
-            Epoch::List(place) => (place, None, None),
-            Epoch::Rollback { epoch, place, notify } => (place, notify.notify.as_deref(), Some(Some(*epoch))),
-            Epoch::Resume { place, notify } => (place, notify.notify.as_deref(), Some(None)),
+        let (place, change) = match &self {
+            Epoch::List(place) => (place, None),
+            Epoch::Rollback { epoch, place, notify } => (place, Some((Some(*epoch), notify))),
+            Epoch::Resume { place, notify } => (place, Some((None, notify))),
         };
         let location = location::open(place.to.as_deref(), &context.data)?;
         let tenancy = context.tenancy().await?;
         let store = context.store().await?;
-        let Some(back_to) = back_to else {
+        let Some((back_to, notify)) = change else {
             for epoch in store.epochs(&location).await? {
                 let note = if epoch.rolled_back_to { "  its prompts are in force" } else { "" };
                 println!("{}  {} s ago{note}", epoch.epoch, (sluice_store::now() - epoch.published_at) / 1_000_000);
@@ -60,7 +53,7 @@ impl Epoch {
         };
         tenancy.go_back(&location, back_to).await?;
         let done = store.publish(Arc::clone(&location)).await?;
-        tell(notify, done.epoch).await;
+        notify.tell(done.epoch).await;
         match back_to {
             Some(epoch) => println!("epoch {} has the prompts of epoch {epoch}", done.epoch),
             None => println!("epoch {} has what is deployed", done.epoch),

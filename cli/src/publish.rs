@@ -11,18 +11,26 @@ pub struct Publish {
     /// Where to, as a `file:///…` URL; `objects` in the data folder if left out.
     #[arg(long, value_name = "URL")]
     to: Option<String>,
+    #[command(flatten)]
+    notify: Notify,
+}
+
+#[derive(Args)]
+pub struct Notify {
     /// Where edges listen for publications: the URL of `snapshot.notify`.
     #[arg(long, value_name = "URL", env = "SLUICE_NOTIFY", hide_env_values = true)]
     notify: Option<String>,
 }
 
-/// Announces an epoch. One that cannot be announced is in force all the same.
-pub async fn tell(url: Option<&str>, epoch: u64) {
-    if let Some(url) = url
-        && let Err(error) = announce(url, epoch).await
-    {
-        let error = chain(&error);
-        eprintln!("sluice: epoch {epoch} is published but not announced ({error}); edges find it when they poll");
+impl Notify {
+    /// Announces an epoch. One that cannot be announced is in force all the same.
+    pub async fn tell(&self, epoch: u64) {
+        if let Some(url) = &self.notify
+            && let Err(error) = announce(url, epoch).await
+        {
+            let error = chain(&error);
+            eprintln!("sluice: epoch {epoch} is published but not announced ({error}); edges find it when they poll");
+        }
     }
 }
 
@@ -38,7 +46,7 @@ impl Publish {
             ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
         }
-        tell(self.notify.as_deref(), done.epoch).await;
+        self.notify.tell(done.epoch).await;
         while store.compact(Arc::clone(&location)).await? {}
         store.sweep(location).await?;
         Ok(ExitCode::SUCCESS)

@@ -335,10 +335,7 @@ impl Outgoing<'_> {
             return Ok((header, Content::Verbatim, Usage::default()));
         }
         let body = reader.whole(MAX_WHOLE).await.map_err(broke_off)?;
-        if let Some(transcript) = transcript {
-            transcript.answer(&String::from_utf8_lossy(&body));
-        }
-        let (body, usage) = self.whole_answer(body, encoded)?;
+        let (body, usage) = self.whole_answer(body, encoded, transcript)?;
         if let Some(refused) = vault.take_refused() {
             return Err(Miss::withheld(Refusal::answer_withheld(&refused)));
         }
@@ -346,10 +343,18 @@ impl Outgoing<'_> {
     }
 
     /// A whole answer in the client's dialect, with its originals.
-    fn whole_answer(&self, body: Bytes, encoded: &Encoded) -> Result<(Bytes, Usage), Miss> {
+    fn whole_answer(
+        &self,
+        body: Bytes,
+        encoded: &Encoded,
+        transcript: Option<&Arc<Transcript>>,
+    ) -> Result<(Bytes, Usage), Miss> {
         let malformed =
             || Miss::broken(ErrorCode::UpstreamProtocolError, "The provider's answer is not an answer in its dialect.");
         let text = std::str::from_utf8(&body).map_err(|_| malformed())?;
+        if let Some(transcript) = transcript {
+            transcript.answer(text);
+        }
         // Some servers say that all is well and then state an error. Responses states its own in a field of that name.
         let states_error = |root: Value<'_>| root.get("error").is_some_and(|error| !error.is_null());
         let client = self.scrubbed.dialect();

@@ -263,17 +263,13 @@ impl Live {
 
     /// All metrics, as `/metrics` gives them.
     pub fn render_metrics(&self) -> String {
-        if let Some(journal) = &self.journal {
-            let known = self.metrics.journal_dropped.get();
-            self.metrics.journal_dropped.inc_by(journal.dropped().saturating_sub(known));
-        }
-        if let Some(contents) = &self.contents {
-            let known = self.metrics.contents_dropped.get();
-            self.metrics.contents_dropped.inc_by(contents.dropped().saturating_sub(known));
-        }
-        if let Some(sessions) = &self.sessions {
-            let known = self.metrics.sessions_dropped.get();
-            self.metrics.sessions_dropped.inc_by(sessions.dropped().saturating_sub(known));
+        let metrics = &self.metrics;
+        for (counter, dropped) in [
+            (&metrics.journal_dropped, self.journal.as_ref().map(|journal| journal.dropped())),
+            (&metrics.contents_dropped, self.contents.as_ref().map(|contents| contents.dropped())),
+            (&metrics.sessions_dropped, self.sessions.as_ref().map(|sessions| sessions.dropped())),
+        ] {
+            counter.inc_by(dropped.unwrap_or(0).saturating_sub(counter.get()));
         }
         self.metrics.render()
     }

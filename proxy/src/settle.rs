@@ -158,7 +158,7 @@ pub fn settle(tally: Tally, live: &Live) {
             metrics.upstream_cancelled.inc();
         }
     }
-    if let Some(key) = tally.key.as_ref().filter(|_| live.journal.is_some() || live.contents.is_some()) {
+    if let Some(key) = tally.key.as_ref().filter(|_| live.journal.is_some() || tally.transcript.is_some()) {
         let run = run(&tally, key);
         if let (Some(contents), Some(transcript)) = (&live.contents, &tally.transcript)
             && let Some(record) = transcript.record(&run, &live.record_key)
@@ -198,11 +198,12 @@ fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
     // What a client names may be any text, of any length.
     let model: String = named.chars().filter(|c| !c.is_control()).take(MAX_MODEL).collect();
     let count = |tokens: Option<u64>| i64::try_from(tokens.unwrap_or(0)).unwrap_or(i64::MAX);
+    let total_microseconds = tally.started.elapsed().as_micros() as i64;
     Run {
         id: Cow::Borrowed(&tally.request_id),
         tenant: Cow::Borrowed(&key.tenant_name),
         // When it began: what was asked before its subject was erased is to be forgotten, whenever it was answered.
-        at: now_microseconds() - tally.started.elapsed().as_micros() as i64,
+        at: now_microseconds() - total_microseconds,
         key: Cow::Borrowed(&key.id_name),
         route: tally.route.as_ref().map_or(Cow::Borrowed(""), |route| Cow::Borrowed(route.name.as_str())),
         provider: target.map_or(Cow::Borrowed(""), |target| Cow::Borrowed(target.provider.name.as_str())),
@@ -219,6 +220,6 @@ fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
         input_tokens: count(tally.usage.input),
         output_tokens: count(tally.usage.output),
         own_microseconds: tally.own().as_micros() as i64,
-        total_microseconds: tally.started.elapsed().as_micros() as i64,
+        total_microseconds,
     }
 }

@@ -1,9 +1,9 @@
 //! Records of what happened, on their way from an edge to the store.
 //!
-//! Appending is a copy into mapped memory. Full files, and those that are a second old while no others wait, are sealed and shipped as
-//! objects to the snapshot location, oldest first; a file goes when its object is there. The store takes an object's
-//! records once, known by the edge's name and the file's number, so shipping a file twice does no harm. A slow or dead
-//! location fills the folder up to its limit; then the oldest file goes, and is counted.
+//! Appending is a copy into mapped memory. Full files, and those that are a second old while no others wait, are sealed
+//! and shipped as objects to the snapshot location, oldest first; a file goes when its object is there. The store takes
+//! an object's records once, known by the edge's name and the file's number, so shipping a file twice does no harm. A
+//! slow or dead location fills the folder up to its limit; then the oldest file goes, and is counted.
 
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -194,13 +194,14 @@ impl Journal {
         let mut backoff = POLL;
         loop {
             self.ready.notified().await;
-            match self.ship_sealed(location).await {
+            let shipped = self.ship_sealed(location).await;
+            self.files.lock().sending = None;
+            match shipped {
                 Ok(()) => backoff = POLL,
                 Err(error) => {
                     if backoff == POLL {
                         tracing::warn!(%error, "run records cannot be shipped; they are kept and tried again");
                     }
-                    self.files.lock().sending = None;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                     tokio::time::sleep(backoff).await;
                 }
@@ -228,9 +229,7 @@ impl Journal {
                 let object = ObjectPath::from(format!("journal/{}/{number}", self.edge));
                 location.put(&object, bytes[..end].to_vec().into()).await?;
             }
-            let mut files = self.files.lock();
-            files.sealed.retain(|sealed| *sealed != path);
-            files.sending = None;
+            self.files.lock().sealed.retain(|sealed| *sealed != path);
             let _ = std::fs::remove_file(&path);
         }
     }

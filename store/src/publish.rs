@@ -93,10 +93,9 @@ impl Store {
                 old = self.read_registry(&location, &before.registry).await;
             }
             // What was gone away from is never published for want of what was gone back to.
-            let old = match (old, &before) {
-                (Ok(old), _) => old.tenants,
-                (Err(error), Some(_)) => return Err(error),
-                (Err(_), None) => Vec::new(),
+            let old = match before.is_some() {
+                true => old?.tenants,
+                false => old.map(|old| old.tenants).unwrap_or_default(),
             };
             for tenant in &mut registry.tenants {
                 // One that came later has what it has.

@@ -208,7 +208,8 @@ fn text(text: &str) -> String {
 /// Longest text of a record, in characters.
 const MAX_TEXT: usize = 4_096;
 
-fn bytes(text: &str) -> Option<Vec<u8>> {
+/// An id or a hash, from its hexadecimal digits.
+pub(crate) fn bytes(text: &str) -> Option<Vec<u8>> {
     Some(hex::decode(text).unwrap_or_default()).filter(|bytes| !bytes.is_empty())
 }
 

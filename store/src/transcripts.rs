@@ -5,7 +5,7 @@
 //! was sealed to it.
 
 use crate::database::Work;
-use crate::records::Erased;
+use crate::records::{Erased, bytes};
 use crate::secrets::OpenSecret;
 use crate::{StoreError, Tenancy};
 use base64::Engine as _;
@@ -72,7 +72,9 @@ pub(crate) fn is_key(name: &str) -> bool {
     name == SECRET
 }
 
-fn key_of(secret: &OpenSecret) -> Option<[u8; 32]> {
+/// The key that opens contents, where it is among a tenant's secrets.
+fn key_among(secrets: &[OpenSecret]) -> Option<[u8; 32]> {
+    let secret = secrets.iter().find(|secret| is_key(&secret.name))?;
     let mut key = [0; 32];
     hex::decode_to_slice(&*secret.value, &mut key).ok().map(|()| key)
 }
@@ -85,8 +87,7 @@ impl Tenancy {
         secrets: &[OpenSecret],
     ) -> Result<Option<Contents>, StoreError> {
         let Some(keeping) = self.keeping(work).await? else { return Ok(None) };
-        let key = secrets.iter().find(|secret| is_key(&secret.name)).and_then(key_of);
-        Ok(key.map(|key| Contents { key: fleet_public(&key), max_bytes: keeping.max_bytes }))
+        Ok(key_among(secrets).map(|key| Contents { key: fleet_public(&key), max_bytes: keeping.max_bytes }))
     }
 
     pub(crate) async fn keeping(&self, work: &mut Work) -> Result<Option<Keeping>, StoreError> {
@@ -126,9 +127,8 @@ impl Tenancy {
             sqlx::query_as(find).bind(&self.id).bind(id).fetch_optional(&mut *write).await?;
         let (at, sealed) = found.ok_or_else(none)?;
         let secrets = self.open_secrets(&mut write).await?;
-        let key = secrets.iter().find(|secret| is_key(&secret.name)).and_then(key_of);
         let context = Contents::context(&hex::encode(&self.id), &run);
-        let opened = key.and_then(|key| unseal(&key, &context, &sealed));
+        let opened = key_among(&secrets).and_then(|key| unseal(&key, &context, &sealed));
         let said: Option<Said> = opened.and_then(|text| serde_json::from_slice(&text).ok());
         let Said { request, answer, is_cut } = said.ok_or_else(|| {
             StoreError::Invalid(format!(
@@ -155,12 +155,12 @@ pub(crate) async fn insert(
     erased: &Erased,
     content: &Content<'_>,
 ) -> Result<bool, StoreError> {
-    let (Ok(run), Ok(tenant), Ok(sealed)) =
-        (hex::decode(&*content.run), hex::decode(&*content.tenant), STANDARD.decode(&*content.sealed))
+    let (Some(run), Some(tenant), Ok(sealed)) =
+        (bytes(&content.run), bytes(&content.tenant), STANDARD.decode(&*content.sealed))
     else {
         return Ok(false);
     };
-    let subject = hex::decode(&*content.subject).ok().filter(|subject| !subject.is_empty());
+    let subject = bytes(&content.subject);
     let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at - CLOCKS));
     if is_erased || !keepers.contains(&tenant) {
         return Ok(true);

@@ -16,12 +16,15 @@ pub(super) fn read(mut table: Table<'_, '_, '_>) -> Snapshot {
         notify: notify.and_then(|text| checked_notify(&mut table, text)),
         poll_interval: table.milliseconds("poll_interval_milliseconds", 250, DAY_SECONDS * 1_000),
         max_snapshot_age: table.seconds("max_snapshot_age_seconds", 7 * DAY_SECONDS, TEN_YEARS_SECONDS),
-        journal_max_bytes: Some(table.integer("journal_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
-            .filter(|bytes| *bytes > 0),
-        contents_max_bytes: Some(table.integer("contents_max_bytes", 0..=1 << 40).unwrap_or(256 << 20))
-            .filter(|bytes| *bytes > 0),
+        journal_max_bytes: room(&mut table, "journal_max_bytes"),
+        contents_max_bytes: room(&mut table, "contents_max_bytes"),
         trusted_keys: keys.into_iter().filter_map(|text| public_key(&mut table, text)).collect(),
     }
+}
+
+/// Bytes that may wait to be shipped; 0 is none at all.
+fn room(table: &mut Table<'_, '_, '_>, name: &'static str) -> Option<u64> {
+    Some(table.integer(name, 0..=1 << 40).unwrap_or(256 << 20)).filter(|bytes| *bytes > 0)
 }
 
 fn checked_location(table: &mut Table<'_, '_, '_>, text: Text<'_>) -> Option<String> {

@@ -5,7 +5,7 @@ use crate::operators::Scope;
 use crate::transcripts::SETTING as CONTENTS;
 use crate::{
     Bundle, EdgeState, Epoch, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
-    OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, now,
+    OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, Tenancy, now,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -235,22 +235,24 @@ struct NewSetting {
     public: bool,
 }
 
-#[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
-async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
+/// The tenant of a setting that is to be changed. Whether contents are kept is for who may read them.
+async fn changing(caller: &Caller, name: &str) -> Answer<Tenancy> {
     if name == CONTENTS {
         caller.may(Scope::Contents)?;
     }
-    let tenancy = caller.tenancy(Scope::Write).await?;
+    caller.tenancy(Scope::Write).await
+}
+
+#[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
+async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
+    let tenancy = changing(&caller, &name).await?;
     let revision = tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
     Ok((etag(revision), Json(tenancy.setting(&name).await?)))
 }
 
 #[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
 async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
-    if name == CONTENTS {
-        caller.may(Scope::Contents)?;
-    }
-    caller.tenancy(Scope::Write).await?.delete_setting(&name, caller.expected()?).await?;
+    changing(&caller, &name).await?.delete_setting(&name, caller.expected()?).await?;
     Ok(done())
 }
 
