@@ -1,23 +1,75 @@
 //! A provider's answer as it is read: with a limit to every wait, and decompressed where that was forced on us.
 
+use crate::http1::Exchange;
 use crate::live::Live;
 use crate::refuse::ErrorCode;
-use crate::upstreams::{Permit, Target};
+use crate::upstreams::{Peer, Permit, Target};
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzDecoder;
-use pingora_core::ErrorType;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_core::{Error, ErrorType};
+use pingora_http::{RequestHeader, ResponseHeader};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// One exchange with a provider, in its protocol.
+pub enum Hop {
+    Http1(Box<Exchange>),
+    /// Over HTTP/2 by pingora, or over HTTP/1.1 where a provider that should speak HTTP/2 does not.
+    Http2(HttpSession),
+}
+
+impl Hop {
+    /// Writes the head of a request whose body follows.
+    pub async fn send_head(&mut self, header: RequestHeader) -> Result<(), Box<Error>> {
+        match self {
+            Hop::Http1(exchange) => exchange.send_head(&header).await,
+            Hop::Http2(session) => session.write_request_header(Box::new(header)).await,
+        }
+    }
+
+    /// Writes a piece of the body.
+    pub async fn send_piece(&mut self, piece: Bytes) -> Result<(), Box<Error>> {
+        match self {
+            Hop::Http1(exchange) => exchange.send_piece(&piece).await,
+            Hop::Http2(session) => session.write_request_body(piece, false).await,
+        }
+    }
+
+    /// Ends the body.
+    pub async fn finish(&mut self) -> Result<(), Box<Error>> {
+        match self {
+            Hop::Http1(exchange) => exchange.finish().await,
+            Hop::Http2(session) => session.finish_request_body().await,
+        }
+    }
+
+    /// Waits for the answer's head; informational ones before it are passed over.
+    pub async fn read_head(&mut self) -> Result<ResponseHeader, Box<Error>> {
+        let session = match self {
+            Hop::Http1(exchange) => return exchange.read_head().await,
+            Hop::Http2(session) => session,
+        };
+        loop {
+            session.read_response_header().await?;
+            match session.response_header() {
+                Some(header) if header.status.is_informational() && header.status.as_u16() != 101 => {}
+                Some(header) => return Ok(header.clone()),
+                None => return Err(Error::new(ErrorType::InvalidHTTPHeader)),
+            }
+        }
+    }
+}
+
 /// The body of an answer, and the connection and the place at the target that go with it.
 pub struct Reader {
-    pub session: HttpSession,
+    pub hop: Hop,
     pub target: Arc<Target>,
     pub permit: Permit,
-    peer: HttpPeer,
+    peers: Arc<Vec<Peer>>,
+    /// Which of them the connection is to.
+    peer: usize,
     inflate: Option<GzDecoder<Vec<u8>>>,
     idle: Duration,
     /// When the whole attempt must be over.
@@ -25,10 +77,18 @@ pub struct Reader {
     ended: bool,
 }
 
+/// A connection to one of a provider's addresses, with a request on it.
+pub struct Opened {
+    pub hop: Hop,
+    pub peers: Arc<Vec<Peer>>,
+    pub peer: usize,
+}
+
 impl Reader {
-    pub fn new(session: HttpSession, target: Arc<Target>, permit: Permit, peer: HttpPeer, deadline: Instant) -> Reader {
+    pub fn new(opened: Opened, target: Arc<Target>, permit: Permit, deadline: Instant) -> Reader {
+        let Opened { hop, peers, peer } = opened;
         let idle = target.provider.config.idle_timeout;
-        Reader { session, target, permit, peer, inflate: None, idle, deadline, ended: false }
+        Reader { hop, target, permit, peers, peer, inflate: None, idle, deadline, ended: false }
     }
 
     /// Undoes `content-encoding: gzip`, which a provider may send although it was asked not to.
@@ -58,13 +118,13 @@ impl Reader {
             if patience.is_some_and(|patience| patience.is_zero()) {
                 return Err(ErrorCode::UpstreamTimeout);
             }
-            let read = match (&mut self.session, patience) {
-                (HttpSession::H1(_), _) => {
-                    self.session.set_read_timeout(patience);
-                    self.session.read_response_body().await
+            let read = match (&mut self.hop, patience) {
+                (Hop::Http1(exchange), patience) => {
+                    exchange.set_read_timeout(patience);
+                    exchange.read_body().await
                 }
-                (session, None) => session.read_response_body().await,
-                (session, Some(patience)) => {
+                (Hop::Http2(session), None) => session.read_response_body().await,
+                (Hop::Http2(session), Some(patience)) => {
                     match pingora_timeout::timeout(patience, session.read_response_body()).await {
                         Ok(read) => read,
                         Err(_) => return Err(ErrorCode::UpstreamTimeout),
@@ -130,15 +190,14 @@ impl Reader {
         if !self.ended {
             return;
         }
-        let idle = Some(self.idle);
-        match self.session {
-            HttpSession::H1(mut http1) => {
-                http1.respect_keepalive();
-                if let Some(stream) = http1.reuse().await {
-                    live.connector.release_stream(stream, self.peer.reuse_hash(), idle);
+        let Some(peer) = self.peers.get(self.peer) else { return };
+        match self.hop {
+            Hop::Http1(exchange) => {
+                if let Some(stream) = exchange.into_kept() {
+                    self.target.provider.state.connections.keep(peer.key, stream, self.idle);
                 }
             }
-            session => live.http2.release_http_session(session, &self.peer, idle).await,
+            Hop::Http2(session) => live.http2.release_http_session(session, &peer.http, Some(self.idle)).await,
         }
     }
 }

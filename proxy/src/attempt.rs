@@ -3,21 +3,20 @@
 //! Nothing of an attempt has reached the client before it is [`Answer`]ed, so one that [`Miss`]es leaves the way open
 //! for another.
 
-use crate::answer::Reader;
+use crate::answer::{Hop, Opened, Reader};
 use crate::events::{Audience, Events, restored, told_twice};
 use crate::head::{CREDENTIALS, hop_by_hop};
+use crate::http1::{Exchange, stale};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, EncodedBody, Scrubbed};
 use crate::transcript::Transcript;
-use crate::upstreams::{Closed, Target, credential};
+use crate::upstreams::{Closed, Peer, Target, credential};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::v1::client::{HttpSession as Http1Session, http_req_header_to_wire};
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorType, OrErr};
+use pingora_core::{Error, ErrorType, OrErr, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_config::ProviderKind;
 use sluice_policies::upstream::retry_after;
@@ -27,7 +26,6 @@ use sluice_wire::json::{Document, Value};
 use sluice_wire::{Dialect, Failure, Family, Splices, kind_of_status, translate};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -154,16 +152,16 @@ impl Outgoing<'_> {
         let mut permit = target.enter(self.live.moment()).map_err(|closed| Miss::closed(target, closed))?;
         let started = Instant::now();
         let deadline = started + target.provider.config.total_timeout;
-        let opened = match self.open(target, &encoded, deadline).await {
-            Ok((session, peer)) => Ok(Reader::new(session, Arc::clone(target), permit, peer, deadline)),
+        let (opened, header) = match self.open(target, &encoded, deadline).await {
+            Ok(opened) => opened,
             Err(miss) => {
                 self.tell_miss(&miss, target, Some(&mut permit));
-                Err(miss)
+                return Err(miss);
             }
         };
-        let mut reader = opened?;
+        let mut reader = Reader::new(opened, Arc::clone(target), permit, deadline);
         let transcript = self.transcript(&encoded);
-        match self.read(&mut reader, &encoded, transcript.as_ref(), started).await {
+        match self.read(&mut reader, header, &encoded, transcript.as_ref(), started).await {
             Ok((header, content, usage)) => {
                 reader.permit.succeed(started.elapsed(), self.live.moment());
                 Ok(Answer { reader, header, content, encoded, usage, transcript })
@@ -207,7 +205,7 @@ impl Outgoing<'_> {
         target: &Arc<Target>,
         encoded: &Encoded,
         deadline: Instant,
-    ) -> Result<(HttpSession, HttpPeer), Miss> {
+    ) -> Result<(Opened, ResponseHeader), Miss> {
         let header = self.header_for(target, encoded)?;
         let body = match &encoded.body {
             EncodedBody::Json(body) => body.as_bytes(),
@@ -225,9 +223,9 @@ impl Outgoing<'_> {
             };
             let waited = patience(config.header_timeout);
             let (sent, reused) = match config.http2 {
-                false => match self.live.connector.get_stream(peer).await {
+                false => match self.connect(target, peer).await {
                     Ok((stream, reused)) => {
-                        (send_whole(stream, &header, body, peer, config.idle_timeout, waited).await, reused)
+                        (send_whole(stream, &header, body, config.idle_timeout, waited).await, reused)
                     }
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
@@ -235,7 +233,7 @@ impl Outgoing<'_> {
                     }
                     Err(error) => return Err(connect_failed(&error, target)),
                 },
-                true => match Box::pin(self.live.http2.get_http_session(peer)).await {
+                true => match Box::pin(self.live.http2.get_http_session(&peer.http)).await {
                     Ok((session, reused)) => {
                         (Box::pin(send_parts(session, &header, body, config.idle_timeout, waited)).await, reused)
                     }
@@ -247,12 +245,12 @@ impl Outgoing<'_> {
                 },
             };
             match sent {
-                Ok(session) => return Ok((session, peer.clone())),
+                Ok((hop, header)) => return Ok((Opened { hop, peers, peer: address }, header)),
                 Err(error) => match error.etype() {
                     ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
                         return Err(timed_out("waiting for the answer's header", waited));
                     }
-                    _ if reused && Instant::now() < deadline => continue,
+                    _ if reused && matches!(error.retry, RetryType::ReusedOnly) && Instant::now() < deadline => {}
                     ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                         return Err(Miss::broken(
                             ErrorCode::UpstreamProtocolError,
@@ -270,18 +268,23 @@ impl Outgoing<'_> {
         }
     }
 
+    /// A connection to `peer`: a kept one (`true`), or a new one.
+    async fn connect(&self, target: &Target, peer: &Peer) -> pingora_core::Result<(Stream, bool)> {
+        match target.provider.state.connections.take(peer.key) {
+            Some(stream) => Ok((stream, true)),
+            None => Ok((Box::pin(self.live.connector.new_stream(&peer.http)).await?, false)),
+        }
+    }
+
     /// Reads as far as the answer shows that it is one.
     async fn read(
         &self,
         reader: &mut Reader,
+        mut header: ResponseHeader,
         encoded: &Encoded,
         transcript: Option<&Arc<Transcript>>,
         started: Instant,
     ) -> Result<(ResponseHeader, Content, Usage), Miss> {
-        let Some(header) = reader.session.response_header().cloned() else {
-            return Err(Miss::broken(ErrorCode::UpstreamProtocolError, "The provider's answer has no head."));
-        };
-        let mut header = header;
         let status = header.status.as_u16();
         let vault = &self.scrubbed.vault;
         let client = self.scrubbed.dialect();
@@ -581,22 +584,25 @@ impl Outgoing<'_> {
         let header = self.header_for(target, encoded)?;
         let config = &target.provider.config;
         let mut last = None;
-        for peer in target.provider.peers().iter() {
+        let peers = target.provider.peers();
+        for (address, peer) in peers.iter().enumerate() {
             let connected = match config.http2 {
-                false => self
-                    .live
-                    .connector
-                    .get_stream(peer)
-                    .await
-                    .map(|(stream, _)| open(stream, peer, config.header_timeout)),
-                true => self.live.http2.get_http_session(peer).await.map(|(session, _)| session),
-            };
-            match connected {
-                Ok(mut session) => {
+                false => self.connect(target, peer).await.map(|(stream, _)| {
+                    let mut exchange = Exchange::new(stream, config.idle_timeout);
+                    exchange.set_read_timeout(Some(config.header_timeout));
+                    Hop::Http1(Box::new(exchange))
+                }),
+                true => self.live.http2.get_http_session(&peer.http).await.map(|(mut session, _)| {
                     session.set_write_timeout(Some(config.idle_timeout));
                     session.set_read_timeout(Some(config.header_timeout));
+                    Hop::Http2(session)
+                }),
+            };
+            match connected {
+                Ok(hop) => {
                     let deadline = Instant::now() + config.total_timeout;
-                    return Ok((Reader::new(session, Arc::clone(target), permit, peer.clone(), deadline), header));
+                    let opened = Opened { hop, peers, peer: address };
+                    return Ok((Reader::new(opened, Arc::clone(target), permit, deadline), header));
                 }
                 Err(error) => last = Some(error),
             }
@@ -636,45 +642,19 @@ pub fn outgoing_header(
     Ok(RequestHeader::from(parts))
 }
 
-fn open(stream: Stream, peer: &HttpPeer, patience: Duration) -> HttpSession {
-    let mut session = HttpSession::H1(Http1Session::new_with_options(stream, peer));
-    session.set_read_timeout(Some(patience));
-    session
-}
-
 /// Sends a request whose body is known, and waits for the answer's head.
-///
-/// pingora's own client writes head and body apart, which costs a system call and wakes the provider twice; so both
-/// go out in one write here, before the client is made that reads the answer.
 async fn send_whole(
-    mut stream: Stream,
+    stream: Stream,
     header: &RequestHeader,
     body: &[u8],
-    peer: &HttpPeer,
     idle: Duration,
     patience: Duration,
-) -> Result<HttpSession, Box<Error>> {
-    let mut wire = http_req_header_to_wire(header).ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
-    let writing = async {
-        // A copy is cheaper than a second system call up to about this size.
-        if body.len() <= 64 << 10 {
-            wire.extend_from_slice(body);
-            stream.write_all(&wire).await?;
-        } else {
-            stream.write_all(&wire).await?;
-            stream.write_all(body).await?;
-        }
-        stream.flush().await
-    };
-    match pingora_timeout::timeout(idle, writing).await {
-        Ok(Ok(())) => {
-            let mut session = open(stream, peer, patience);
-            head(&mut session).await?;
-            Ok(session)
-        }
-        Ok(Err(error)) => Err(Error::because(ErrorType::WriteError, "while writing the request", error)),
-        Err(_) => Err(Error::new(ErrorType::WriteTimedout)),
-    }
+) -> Result<(Hop, ResponseHeader), Box<Error>> {
+    let mut exchange = Box::new(Exchange::new(stream, idle));
+    exchange.set_read_timeout(Some(patience));
+    exchange.send(header, body).await?;
+    let header = exchange.read_head().await?;
+    Ok((Hop::Http1(exchange), header))
 }
 
 /// The same over HTTP/2, where frames are the library's own.
@@ -684,7 +664,7 @@ async fn send_parts(
     body: &[u8],
     idle: Duration,
     patience: Duration,
-) -> Result<HttpSession, Box<Error>> {
+) -> Result<(Hop, ResponseHeader), Box<Error>> {
     session.set_write_timeout(Some(idle));
     let exchange = async {
         session.write_request_header(Box::new(header.clone())).await?;
@@ -692,24 +672,14 @@ async fn send_parts(
             session.write_request_body(Bytes::copy_from_slice(body), true).await?;
         }
         session.finish_request_body().await?;
-        head(&mut session).await?;
-        Ok(session)
+        let mut hop = Hop::Http2(session);
+        let header = hop.read_head().await?;
+        Ok((hop, header))
     };
     match pingora_timeout::timeout(patience, exchange).await {
-        Ok(answered) => answered,
+        // pingora says of few errors that a new connection may do.
+        Ok(answered) => answered.map_err(stale),
         Err(_) => Err(Error::new(ErrorType::ReadTimedout)),
-    }
-}
-
-/// Waits for the answer's head; informational responses before it are passed over.
-pub async fn head(session: &mut HttpSession) -> Result<(), Box<Error>> {
-    loop {
-        session.read_response_header().await?;
-        match session.response_header() {
-            Some(header) if header.status.is_informational() && header.status.as_u16() != 101 => {}
-            Some(_) => return Ok(()),
-            None => return Err(Error::new(ErrorType::InvalidHTTPHeader)),
-        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Everything here happens before a byte of content has reached the client, and inside one future that ends when the
 //! client leaves: attempts, hedges and back-off with it.
 
-use crate::answer::Reader;
-use crate::attempt::{Again, Answer, Content, Miss, Outgoing, Reply, head, outgoing_header, timed_out};
+use crate::answer::{Hop, Reader};
+use crate::attempt::{Again, Answer, Content, Miss, Outgoing, Reply, outgoing_header, timed_out};
 use crate::head::{CREDENTIALS, Notes};
 use crate::live::Live;
 use crate::refuse::{ErrorCode, Refusal};
@@ -14,7 +14,6 @@ use crate::upstreams::Target;
 use bytes::Bytes;
 use http::Method;
 use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_policies::upstream::{Candidate, backoff, order};
 use sluice_wire::Dialect;
@@ -372,8 +371,8 @@ impl Race<'_> {
             match self.outgoing.open_stream(target, &encoded).await {
                 Ok((mut reader, header)) => {
                     let patience = target.provider.config.header_timeout;
-                    pump(&mut reader.session, header, session, patience).await?;
-                    return match unless_departed(session, head(&mut reader.session)).await {
+                    pump(&mut reader.hop, header, session, patience).await?;
+                    return match unless_departed(session, reader.hop.read_head()).await {
                         None => Err(left()),
                         Some(answered) => Ok(self.streamed(answered, reader, encoded)),
                     };
@@ -391,19 +390,18 @@ impl Race<'_> {
 
     fn streamed(
         &self,
-        answered: Result<(), Box<pingora_core::Error>>,
+        answered: Result<ResponseHeader, Box<pingora_core::Error>>,
         mut reader: Reader,
         encoded: crate::scrub::Encoded,
     ) -> Result<Answer, Miss> {
-        let header = answered.ok().and_then(|()| reader.session.response_header().cloned());
         let now = self.outgoing.live.moment();
-        match header {
-            Some(header) => {
+        match answered {
+            Ok(header) => {
                 reader.permit.succeed(Duration::ZERO, now);
                 let (content, usage) = (Content::Verbatim, Usage::default());
                 Ok(Answer { reader, header, content, encoded, usage, transcript: None })
             }
-            None => {
+            Err(_) => {
                 reader.permit.fail(now);
                 Err(timed_out(
                     "or closed the connection waiting for the answer's header",
@@ -416,7 +414,7 @@ impl Race<'_> {
 
 /// Streams a body that Sluice does not read.
 async fn pump(
-    upstream: &mut HttpSession,
+    upstream: &mut Hop,
     header: RequestHeader,
     session: &mut ServerSession,
     patience: Duration,
@@ -424,11 +422,11 @@ async fn pump(
     let lost = |_| {
         Refusal::new(ErrorCode::UpstreamProtocolError, "The provider stopped reading the request.").with_unread_body()
     };
-    upstream.write_request_header(Box::new(header)).await.map_err(lost)?;
+    upstream.send_head(header).await.map_err(lost)?;
     loop {
         match tokio::time::timeout(patience, session.read_request_body()).await {
-            Ok(Ok(Some(chunk))) => upstream.write_request_body(chunk, false).await.map_err(lost)?,
-            Ok(Ok(None)) => return upstream.finish_request_body().await.map_err(lost),
+            Ok(Ok(Some(chunk))) => upstream.send_piece(chunk).await.map_err(lost)?,
+            Ok(Ok(None)) => return upstream.finish().await.map_err(lost),
             Ok(Err(_)) => return Err(left().with_unread_body()),
             Err(_) => return Err(Refusal::new(ErrorCode::BodyTimeout, "The request body stalled.").with_unread_body()),
         }

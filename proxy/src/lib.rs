@@ -42,6 +42,7 @@ mod cors;
 mod embedders;
 mod feedback;
 mod head;
+mod http1;
 mod live;
 mod metrics;
 mod prompt;

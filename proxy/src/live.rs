@@ -29,6 +29,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct Live {
     prepared: ArcSwap<Prepared>,
     pub(crate) limits: RateLimits,
+    /// Connects to providers; connections are kept by [`crate::http1::Connections`].
     pub(crate) connector: TransportConnector,
     /// For providers that are spoken to over HTTP/2.
     pub(crate) http2: HttpConnector,
@@ -50,11 +51,12 @@ pub struct Live {
     pub(crate) contents: Option<Arc<Journal>>,
     /// What sessions keep; `None` where the configuration at the start kept nothing.
     pub(crate) sessions: Option<Arc<SessionsHandle>>,
+    turn: tokio::sync::Mutex<()>,
     origin: Instant,
     running: AtomicUsize,
 }
 
-/// Most idle connections to providers that are kept.
+/// Most idle HTTP/2 connections to providers that are kept.
 const MAX_IDLE: usize = 1024;
 
 /// Counts an exchange as running for as long as it lives.
@@ -166,7 +168,7 @@ impl Live {
         Live {
             prepared: ArcSwap::from_pointee(prepared),
             limits: RateLimits::default(),
-            connector: TransportConnector::new(Some(ConnectorOptions::new(MAX_IDLE))),
+            connector: TransportConnector::new(None),
             http2: HttpConnector::new(Some(ConnectorOptions::new(MAX_IDLE))),
             states,
             recalled,
@@ -182,6 +184,7 @@ impl Live {
             journal,
             contents,
             sessions: sessions.map(Arc::new),
+            turn: tokio::sync::Mutex::default(),
             origin: Instant::now(),
             running: AtomicUsize::new(0),
         }
@@ -224,14 +227,21 @@ impl Live {
         &self.states
     }
 
-    /// Looks up anew, for as long as it is polled, the addresses of the providers in force.
-    pub async fn keep_addresses(&self) {
+    /// Looks up anew, for as long as it is polled, the addresses of the providers in force, and closes connections to
+    /// providers that nothing uses.
+    pub async fn keep_connections(&self) {
         loop {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            self.states.sweep();
             for provider in &self.load().providers {
                 provider.refresh().await;
             }
         }
+    }
+
+    /// To be held from [`Live::current`] to [`Live::swap`] by whoever builds the next on what is in force.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Puts `next` in force. Exchanges that began before keep what they have.

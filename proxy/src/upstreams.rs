@@ -4,6 +4,7 @@
 //! configuration's [`Provider`]s and [`Target`]s point to it.
 
 use crate::embedders::{EmbedderError, Embedders};
+use crate::http1::Connections;
 use crate::live::{PrepareError, Prepared};
 use crate::metrics::{Metrics, TargetMeters};
 use crate::refuse::{ErrorCode, Refusal};
@@ -14,7 +15,7 @@ use http::HeaderName;
 use parking_lot::Mutex;
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CaType;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -23,6 +24,7 @@ use sluice_policies::limits::Moment;
 use sluice_policies::upstream::{Breaker, BreakerPolicy, Budget, Latency};
 use sluice_wire::Family;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,6 +62,7 @@ pub struct ProviderState {
     addresses: ArcSwap<Vec<SocketAddr>>,
     looked_up: Mutex<Option<Instant>>,
     pub budget: Budget,
+    pub connections: Connections,
     running: AtomicUsize,
 }
 
@@ -80,8 +83,15 @@ pub struct Provider {
     pub host_header: String,
     pub credential: Option<(HeaderName, String)>,
     ca: Option<Arc<CaType>>,
-    peers: ArcSwap<Vec<HttpPeer>>,
+    peers: ArcSwap<Vec<Peer>>,
     pub state: Arc<ProviderState>,
+}
+
+/// An address of a provider, ready to connect to.
+pub struct Peer {
+    pub http: HttpPeer,
+    /// Tells connections apart that cannot stand for one another.
+    pub key: u64,
 }
 
 /// A provider's model that a route may go to.
@@ -120,6 +130,12 @@ impl States {
     fn provider(&self, name: &str, base: &BaseUrl) -> Arc<ProviderState> {
         let key = (name.to_owned(), base.host.clone(), base.port);
         Arc::clone(self.providers.lock().entry(key).or_default())
+    }
+
+    /// Closes connections that were idle for too long.
+    pub fn sweep(&self) {
+        let providers: Vec<Arc<ProviderState>> = self.providers.lock().values().cloned().collect();
+        providers.iter().for_each(|provider| provider.connections.sweep());
     }
 
     pub fn target(&self, provider: &str, model: &str) -> Arc<TargetState> {
@@ -239,7 +255,7 @@ impl Provider {
         self.peers.store(Arc::new(peers));
     }
 
-    fn peer(&self, address: SocketAddr) -> HttpPeer {
+    fn peer(&self, address: SocketAddr) -> Peer {
         let mut peer = HttpPeer::new(address, self.base.tls, self.base.host.clone());
         peer.options.connection_timeout = Some(self.config.connect_timeout);
         peer.options.total_connection_timeout = Some(self.config.connect_timeout);
@@ -252,11 +268,15 @@ impl Provider {
         if let Some(proxy) = &self.config.proxy {
             peer.options.custom_l4 = Some(Arc::new(Tunnel::new(proxy, &self.base)));
         }
-        peer
+        let mut key = DefaultHasher::new();
+        peer.reuse_hash().hash(&mut key);
+        self.config.proxy.as_ref().map(|proxy| (&proxy.host, proxy.port)).hash(&mut key);
+        self.config.ca_file.hash(&mut key);
+        Peer { key: key.finish(), http: peer }
     }
 
     /// The host's addresses, ready to connect to.
-    pub fn peers(&self) -> Arc<Vec<HttpPeer>> {
+    pub fn peers(&self) -> Arc<Vec<Peer>> {
         self.peers.load_full()
     }
 }

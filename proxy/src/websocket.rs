@@ -2,7 +2,8 @@
 //!
 //! Sluice reads none of it, so on a route that scrubs the path must be listed in `unscrubbable_paths`.
 
-use crate::attempt::{head, outgoing_header};
+use crate::answer::Hop;
+use crate::attempt::outgoing_header;
 use crate::dispatch::left;
 use crate::head::{Notes, hop_by_hop};
 use crate::live::Live;
@@ -89,16 +90,18 @@ async fn open(
     let peers = target.provider.peers();
     let peer = peers.first().ok_or_else(|| broken("has no address"))?;
     let opened = async {
-        let (stream, _) = live.connector.get_stream(peer).await?;
-        let mut upstream = HttpSession::H1(Http1Session::new_with_options(stream, peer));
+        // A new one: a kept one that is closed meanwhile would look like a provider that refuses.
+        let stream = live.connector.new_stream(&peer.http).await?;
+        let mut upstream = HttpSession::H1(Http1Session::new_with_options(stream, &peer.http));
         upstream.set_read_timeout(Some(target.provider.config.header_timeout));
         upstream.write_request_header(Box::new(header)).await?;
         upstream.finish_request_body().await?;
-        head(&mut upstream).await?;
+        let mut upstream = Hop::Http2(upstream);
+        upstream.read_head().await?;
         Ok::<_, Box<pingora_core::Error>>(upstream)
     };
     match opened.await {
-        Ok(HttpSession::H1(upstream)) => {
+        Ok(Hop::Http2(HttpSession::H1(upstream))) => {
             permit.succeed(std::time::Duration::ZERO, live.moment());
             Ok((upstream, permit))
         }
