@@ -213,6 +213,10 @@ def test_the_data_folder_may_be_named_by_the_environment(store):
 
 def test_tenants_do_not_see_each_other_s_things(store):
     put(store, "one")
+    # A name that is mistyped makes nothing.
+    assert "`sluice tenant create other`" in store.run("prompt", "list", "--tenant", "other", code=2).stderr
+    store.run("tenant", "create", "other")
+    assert store.run("tenant", "list").stdout.split() == ["default", "other"]
     assert "greeting" not in store.run("prompt", "list", "--tenant", "other").stdout
     store.run("key", "create", "mine", "--tenant", "other")
     assert "mine" not in store.run("key", "list").stdout

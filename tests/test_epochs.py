@@ -112,6 +112,46 @@ def test_what_sessions_keep_of_an_erased_subject_is_forgotten(up):
     assert said("ann", "again", **echo) == "Hello anna@example.com!"
 
 
+def test_what_is_said_of_an_erased_subject_s_runs_is_not_kept(up):
+    def ask(subject):
+        answer = up.chat(up.key, user("hello", model="ask"), headers={"x-sluice-session": f"s-{subject}", "x-sluice-subject": subject})
+        return answer.headers["x-sluice-request-id"]
+
+    def say(comment, **unit):
+        said = {**unit, "metric": "helpful", "value": True, "comment": comment}
+        assert up.send("POST", "/v1/feedback", said, up.key).status == 202
+
+    kept = lambda: {said["comment"] for said in up.api("GET", "feedback?limit=1000").json()["feedback"]}
+    runs = {subject: ask(subject) for subject in ["ann", "ben"]}
+    for subject, run in runs.items():
+        say(f"{subject} by run", run=run)
+        say(f"{subject} by session", session=f"s-{subject}")
+    every = {f"{subject} by {unit}" for subject in runs for unit in ["run", "session"]}
+    eventually("all of it is stored", lambda: kept() == every, 20)
+    assert up.api("GET", f"feedback?run={runs['ann']}").json()["feedback"][0]["comment"] == "ann by run"
+    assert len(up.api("GET", "feedback?metric=helpful&limit=2").json()["feedback"]) == 2
+    assert up.api("GET", "feedback?metric=none").json()["feedback"] == []
+    assert up.api("DELETE", "subjects/ann").status == 200
+    assert kept() == {"ben by run", "ben by session"}
+    # Said afterwards, of what was before.
+    say("late of ann", run=runs["ann"])
+    say("late of ann's session", session="s-ann")
+    say("late of ben", run=runs["ben"])
+    eventually("what may be kept is", lambda: "late of ben" in kept(), 20)
+    assert not [comment for comment in kept() if "ann" in comment]
+    assert "late of ben" in up.store.run("feedback", "--metric", "helpful").stdout
+    # What the prompt's version has brought.
+    found = json.loads(up.store.run("prompt", "stats", "greeting", "--json").stdout)
+    assert [(v["version"], v["runs"], v["errors"], v["success_rate"]) for v in found] == [(1, 2, 0, 1.0)]
+    assert found == up.api("GET", "artifacts/prompt/greeting/statistics").json()["versions"]
+    assert found[0]["feedback"] == [{"metric": "helpful", "count": 1, "mean": 1.0}]
+    # Page by page.
+    every = [run["id"] for run in up.api("GET", "runs").json()["runs"]]
+    first = up.api("GET", "runs?limit=1").json()["runs"][0]["id"]
+    assert [first, *[run["id"] for run in up.api("GET", f"runs?before={first}").json()["runs"]]] == every
+    assert up.api("GET", f"runs?before={'0' * 32}").status == 404
+
+
 def test_an_erasure_is_heeded_though_nothing_can_be_fetched(tmp_path, mock, started):
     store = Store(tmp_path / "data")
     store.put("greeting", "One.")

@@ -240,6 +240,63 @@ def test_a_tenants_secret_reaches_the_provider_and_nothing_else(fleet, mock):
     eventually("it is for another place", lambda: ask(edges[0]).status == 503)
 
 
+def test_the_signing_key_is_changed_while_everybody_follows(tmp_path, mock):
+    store = Store(tmp_path / "store")
+    put(store, "first")
+    config = config_for(mock, ROUTES)
+    writer = Edge(store, config)
+    key = writer.new_key(asserts=ALL_ASSERTS)
+    old = (store.folder / "publisher.pub").read_text().strip()
+    assert "no key is prepared" in store.run("publisher", "rotate", code=2).stderr
+    new = store.run("publisher", "prepare").stdout.strip()
+    assert store.run("publisher", "prepare").stdout.strip() == new != old
+    location = f"file://{store.folder}/objects"
+    told = follower(store, 1, config, location, more=f'trusted_keys = ["{old}", "{new}"]\n')
+    untold = follower(store, 2, config, location, more=f'trusted_keys = ["{old}"]\n')
+    edges = [writer, told, untold]
+    try:
+        for edge in edges:
+            edge.wait_key(key)
+        epoch = writer.epoch()
+        assert f"{new} signs" in store.run("publisher", "rotate").stdout
+        assert store.run("publisher", "keys").stdout.splitlines() == [old, f"{new}  signs"]
+        put(store, "second")
+        for edge in [writer, told]:
+            eventually("the new key's snapshot is in force", lambda: served(edge, key) == "second")
+        eventually("one that trusts the old one alone refuses", lambda: new in untold.log())
+        assert served(untold, key) == "first"
+        # What was published with the old key can be gone back to, until it is trusted no longer.
+        store.run("epoch", "rollback", epoch)
+        eventually("the old prompt is in force", lambda: {served(edge, key) for edge in [writer, told]} == {"first"})
+        store.run("epoch", "resume")
+        eventually("the new prompt is in force", lambda: {served(edge, key) for edge in [writer, told]} == {"second"})
+        assert "signed with" in store.run("publisher", "forget", new, code=2).stderr
+        assert "no such key" in store.run("publisher", "forget", "00" * 32, code=2).stderr
+        store.run("publisher", "forget", old)
+        assert (store.folder / "publisher.pub").read_text().split() == [new]
+        assert "not a trusted key" in store.run("epoch", "rollback", epoch, code=2).stderr
+        # An edge is told by its configuration, without a start.
+        text = untold.config_file.read_text().replace(f'trusted_keys = ["{old}"]', f'trusted_keys = ["{new}"]')
+        untold.config_file.write_text(text)
+        eventually("it follows again", lambda: served(untold, key) == "second", 45)
+        assert "objects are what their names say" in store.run("verify").stdout
+    finally:
+        for edge in edges:
+            edge.stop()
+
+
+def test_a_manifest_is_signed_anew_when_the_key_is_changed(tmp_path):
+    store = Store(tmp_path / "store")
+    put(store, "first")
+    epoch = store.publish()
+    new = bytes.fromhex(store.run("publisher", "prepare").stdout.strip())
+    store.run("publisher", "rotate")
+    assert new not in (store.folder / "objects/manifest").read_bytes()
+    store.run("publish")
+    assert new in (store.folder / "objects/manifest").read_bytes()
+    assert json.loads(store.run("publish").stdout.split("epoch ")[1].split()[0]) == epoch
+
+
 def test_a_backup_is_whole_and_comes_back(tmp_path):
     store = Store(tmp_path / "data")
     put(store, "kept")

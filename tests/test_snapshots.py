@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import threading
 import uuid
 
@@ -273,6 +274,59 @@ def test_a_manifest_of_another_publisher_is_refused(publisher, folder, mock, sta
         stranger.publish()
     deliver(stranger, edge)
     check_old_snapshot_serves_on(edge, mock, publisher.client_key, before, lambda log: "manifest" in log)
+
+
+def test_an_older_snapshot_is_refused_also_after_a_restart(publisher, folder, mock, started):
+    edge = follow(publisher, folder, mock, started)
+    doomed = publisher.key("doomed")
+    publisher.publish()
+    deliver(publisher, edge)
+    edge.wait_key(doomed)
+    older = (edge.location / "manifest").read_bytes()
+    publisher.run("key", "revoke", "doomed")
+    publisher.publish()
+    deliver(publisher, edge)
+    gone = lambda: edge.send("GET", "/v1/models", key=doomed).status == 401
+    eventually("the key is revoked", gone, 8)
+    # A mirror that is behind, or a bucket as it was: validly signed, and not to be believed.
+    (edge.location / "manifest.new").write_bytes(older)
+    (edge.location / "manifest.new").replace(edge.location / "manifest")
+    eventually("it is refused", lambda: "a roll-back is published as a new epoch" in edge.log(), 8)
+    for _ in range(2):
+        assert gone() and edge.chat(publisher.client_key, HI).status == 200
+        edge.restart()
+        edge.wait_ready(10)
+    deliver(publisher, edge)
+    publisher.put("guide", "A later text.")
+    publisher.publish()
+    deliver(publisher, edge)
+    eventually("the newest is followed", lambda: told(edge, mock, publisher.client_key)[0] == "A later text.", 8)
+
+
+def test_a_snapshot_that_cannot_be_prepared_is_tried_again(publisher, folder, mock, started):
+    edge = follow(publisher, folder, mock, started)
+    certificate = edge.store.scratch / "ca.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", edge.store.scratch / "ca.key", "-out", certificate],
+        check=True, capture_output=True,
+    )
+    config = edge.config_file.read_text()
+    more = f'[providers.secure]\nkind = "openai"\nbase_url = "https://127.0.0.1:9/v1"\nca_file = "{certificate}"\n'
+    edge.config_file.write_text(f"{config}\n{more}")
+    eventually("the configuration is in force", lambda: "configuration reloaded" in edge.log(), 8)
+    before = told(edge, mock, publisher.client_key)
+    kept = certificate.read_bytes()
+    certificate.unlink()
+    publisher.put("guide", "A later text.")
+    publisher.publish()
+    deliver(publisher, edge)
+    check_old_snapshot_serves_on(
+        edge, mock, publisher.client_key, before, lambda log: "the snapshot cannot be prepared yet" in log and "ca.pem" in log
+    )
+    # Nothing else is published, and the location says nothing new.
+    certificate.write_bytes(kept)
+    eventually("it is in force", lambda: told(edge, mock, publisher.client_key)[0] == "A later text.", 45)
 
 
 def test_an_edge_that_trusts_another_key_never_becomes_ready(publisher, folder, mock, started):

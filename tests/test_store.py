@@ -1,6 +1,7 @@
 """The store's life on both databases, by the command line: what is written, what is refused, what edges serve."""
 
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -164,6 +165,22 @@ def test_other_kinds_are_data_with_links(store):
     store.run("artifact", "tool", "delete", "search")
 
 
+def test_links_of_data_are_resolved_and_make_no_circle(store):
+    naming = lambda *links: json.dumps({"links": [{"kind": k, "alias": a, "selector": s} for k, a, s in links]})
+    put(store, "tool", "search", json.dumps({"description": "one"}))
+    put(store, "tool", "search", json.dumps({"description": "two"}))
+    put(store, "agent", "a", naming(("tool", "search", ">=2")))
+    refused(put(store, "agent", "b", naming(("tool", "search", ">=3")), 2), "`search@>=3`", "no version")
+    store.run("artifact", "tool", "deprecate", "search", 2)
+    refused(put(store, "agent", "b", naming(("tool", "search", ">=2")), 2), "`search@>=2`", "not deprecated")
+    put(store, "agent", "b", naming(("tool", "search", "2"), ("agent", "a", "")))
+    put(store, "policy", "c", naming(("agent", "b", "latest")))
+    refused(put(store, "agent", "a", naming(("policy", "c", "")), 2), "circle", "policy `c` › agent `b` › agent `a`")
+    refused(put(store, "agent", "a", naming(("agent", "a", "")), 2), "circle")
+    put(store, "agent", "b", naming(("tool", "search", "1")))
+    put(store, "agent", "a", naming(("policy", "c", "")))
+
+
 def old_store(folder, schema):
     """A store as a released version of that schema left it."""
     folder.mkdir(parents=True)
@@ -194,10 +211,70 @@ def old_store(folder, schema):
     database.close()
 
 
-@pytest.mark.parametrize("schema", [1, 2])
-def test_stores_of_released_schemas_are_carried_over(tmp_path, schema):
-    old_store(tmp_path / "data", schema)
-    store = Store(tmp_path / "data")
+def later_rows(literal, body, hash):
+    """The same in the tables of the third schema and later; `literal` writes bytes as the database does."""
+    ids = [literal(bytes([n]) * 16) for n in range(8)]
+    hashes = [literal(bytes.fromhex("%064x" % n)) for n in range(4)]
+    return [
+        f"INSERT INTO tenant (id, slug, created_at) VALUES ({ids[0]}, 'default', 1)",
+        "INSERT INTO principal (id, tenant_id, name, cred_hash, prefix, rpm, routes, models, asserts, created_at, expires_at)"
+        f" VALUES ({ids[1]}, {ids[0]}, 'old', {hashes[0]}, 'sk-', 5, '*', '*', 'variables', 1, 0)",
+        "INSERT INTO artifact (id, tenant_id, kind, alias, title, tags, visibility, enabled, context, revision, created_by, created_at,"
+        f" updated_at) VALUES ({ids[2]}, {ids[0]}, 'prompt', 'greet', '', '', 'private', 1, 1, 1, 'ann', 1, 1)",
+        "INSERT INTO artifact_version (id, tenant_id, artifact_id, number, content_hash, body, note, author, created_at)"
+        f" VALUES ({ids[3]}, {ids[0]}, {ids[2]}, 1, {literal(hash)}, '{body}', 'n', 'ann', 1)",
+        "INSERT INTO deployment (artifact_id, tenant_id, environment, revision, version_id, actor, note, at)"
+        f" VALUES ({ids[2]}, {ids[0]}, 'production', 1, {ids[3]}, 'ann', 'first', 1)",
+        f"INSERT INTO collection (tenant_id, name, next_sequence) VALUES ({ids[0]}, 'notes', 2)",
+        "INSERT INTO document (id, tenant_id, collection, external_id, title, content_hash, updated_at)"
+        f" VALUES ({ids[4]}, {ids[0]}, 'notes', 'd', 'T', {hashes[1]}, 1)",
+        "INSERT INTO snippet (id, tenant_id, collection, document_id, ordinal, heading, text, content_hash, embed_model, sequence)"
+        f" VALUES ({ids[5]}, {ids[0]}, 'notes', {ids[4]}, 0, '', 'saffron costs much', {hashes[2]}, 'none', 1)",
+        "INSERT INTO run (id, tenant_id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error,"
+        " input_tokens, output_tokens, own_microseconds, total_microseconds)"
+        f" VALUES ({ids[6]}, {ids[0]}, {int(time.time() * 1e6)}, 'e', 'r', 'p', 'm', 'greet', 1, 'production', '', '', 200, '', 3, 4, 5, 6)",
+    ]
+
+
+def store_of_schema(schema, engine, request, tmp_path):
+    """A store as a released version of that schema left it, and how this version opens it."""
+    folder = tmp_path / "data"
+    if engine == "sqlite" and schema < 3:
+        old_store(folder, schema)
+        return Store(folder)
+    # What the prompt is stored as has not changed since the third.
+    scratch = Store(tmp_path / "scratch")
+    put(scratch, "prompt", "greet", DECLARED)
+    stored = sqlite3.connect(scratch.folder / "store.db").execute("SELECT body, content_hash FROM artifact_version").fetchone()
+    assert stored[0] == '{"messages":[{"role":"system","content":"Hi {{ name }}."}],"variables":{"name":{},"tone":{"default":"dry"}}}'
+    files = [file.read_text() for file in sorted((MIGRATIONS / engine).glob("*.sql")) if int(file.name[:4]) <= schema]
+    known = [f"INSERT INTO schema_migration VALUES ({number}, 0)" for number in range(1, schema + 1)]
+    made = "CREATE TABLE schema_migration (number BIGINT PRIMARY KEY, at BIGINT NOT NULL)"
+    if engine == "sqlite":
+        folder.mkdir(parents=True)
+        database = sqlite3.connect(folder / "store.db")
+        for statement in [made, *files, *known, *later_rows(lambda value: f"x'{value.hex()}'", *stored)]:
+            database.executescript(statement)
+        database.close()
+        return Store(folder)
+    postgres = request.getfixturevalue("postgres")
+    url = postgres.database()
+    rows = ["SET sluice.tenant = '*'", *later_rows(lambda value: f"decode('{value.hex()}', 'hex')", *stored)]
+    for statement in [made, *files, ";\n".join(known), ";\n".join(rows)]:
+        postgres.sql(statement, url.rsplit("/", 1)[1], "sluice")
+    return Store(folder, url)
+
+
+DECLARED = "+++\n[variables.name]\n[variables.tone]\ndefault = 'dry'\n+++\nHi {{ name }}."
+NEWEST = max(int(file.name[:4]) for file in (MIGRATIONS / "sqlite").glob("*.sql"))
+SCHEMAS = [("sqlite", n) for n in range(1, NEWEST + 1)] + [("postgres", n) for n in range(3, NEWEST + 1)]
+
+
+@pytest.mark.parametrize("engine,schema", SCHEMAS)
+def test_stores_of_released_schemas_are_carried_over(request, tmp_path, engine, schema):
+    store = store_of_schema(schema, engine, request, tmp_path)
+    if schema > 2:
+        assert json.loads(store.run("runs", "--json").stdout)[0]["prompt"] == "greet"
     shown = json.loads(store.run("prompt", "show", "greet", "--json").stdout)
     assert shown["content"] == {
         "messages": [{"role": "system", "content": "Hi {{ name }}."}],
@@ -207,8 +284,73 @@ def test_stores_of_released_schemas_are_carried_over(tmp_path, schema):
     assert json.loads(store.run("key", "list", "--json").stdout)[0]["name"] == "old"
     assert "saffron costs much" in store.run("search", "notes", "saffron").stdout
     # The same text is the same version after it was rewritten.
-    put(store, "prompt", "greet", "+++\n[variables.name]\n[variables.tone]\ndefault = 'dry'\n+++\nHi {{ name }}.")
+    put(store, "prompt", "greet", DECLARED)
     assert listed(store)["greet"]["versions"] == 1
+
+
+def test_the_store_s_key_comes_from_where_it_is_said_to_be(tmp_path):
+    store = Store(tmp_path / "data")
+    store.key()
+    keys = [f"{number:064x}" for number in (1, 2)]
+
+    def seal(**environment):
+        done = subprocess.run(
+            [BINARY, "--data", store.folder, "secret", "put", "upstream", "--origin", "https://a.example"], input="sk-1", text=True,
+            capture_output=True, env={**os.environ, **environment}, timeout=30,
+        )
+        return done.returncode, done.stderr
+
+    assert seal(SLUICE_STORE_KEY_COMMAND=f"echo {keys[0]}") == (0, "")
+    assert not (store.folder / "store.key").exists()
+    listed = lambda: json.loads(store.run("secret", "list", "--json").stdout)[0]["key_id"]
+    first = listed()
+    # A rotation is a new key in front of the old one, until everything is sealed with it.
+    old = {"SLUICE_STORE_KEY": keys[0]}
+    assert "put the new key before the old one" in store.run("secret", "rotate", environment=old, code=2).stderr
+    store.run("secret", "rotate", environment={"SLUICE_STORE_KEY": f"{keys[1]},{keys[0]}"})
+    assert listed() != first
+    # Keys that cannot be had stop nobody's revocation, and change nothing of what is sealed.
+    new = {"SLUICE_STORE_KEY": keys[1]}
+    store.run("publish", environment=new)
+    store.run("key", "create", "k")
+    for failing in ["exit 3", "echo nonsense", "sleep 60"]:
+        environment = {"SLUICE_STORE_KEY_COMMAND": failing, "SLUICE_STORE_KEY_COMMAND_SECONDS": "1"}
+        code, said = seal(**environment)
+        assert code == 2 and "SLUICE_STORE_KEY_COMMAND" in said, said
+        assert "the store's key cannot be had" in store.run("publish", environment=environment).stderr
+        store.run("key", "create", failing.replace(" ", "-"))
+    store.run("publish", environment=new)
+
+
+def test_a_collection_that_cannot_be_built_stops_nobody_s_revocation(tmp_path):
+    store = Store(tmp_path / "data")
+    store.ingest_texts("notes", one="# One\n\nSaffron costs much.\n")
+    store.publish()
+    store.ingest_texts("notes", two="# Two\n\nCumin costs less.\n")
+    key = store.key("k")
+    nowhere = {"TMPDIR": str(tmp_path / "nowhere")}
+    failed = store.run("publish", environment=nowhere, code=2)
+    assert "temporary" in failed.stderr, failed.stderr
+    manifest = (store.folder / "objects/manifest").read_bytes()
+    store.run("key", "revoke", "k")
+    store.run("publish", environment=nowhere, code=2)
+    assert (store.folder / "objects/manifest").read_bytes() != manifest and key
+    # With room everything is there: what was served all along, and what waited.
+    for word in ["Saffron", "Cumin"]:
+        assert word in store.run("search", "notes", word.lower()).stdout
+
+
+def test_many_first_commands_at_once_make_one_store(store):
+    begun = [
+        subprocess.Popen(
+            [BINARY, "--data", store.folder, "key", "create", f"k{n}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **store.environment},
+        )
+        for n in range(8)
+    ]
+    ended = [(process.communicate(timeout=60), process.returncode) for process in begun]
+    assert [code for _, code in ended] == [0] * 8, ended
+    assert {key["name"] for key in json.loads(store.run("key", "list", "--json").stdout)} == {f"k{n}" for n in range(8)}
 
 
 def test_a_newer_schema_is_refused(tmp_path):
@@ -225,6 +367,7 @@ def test_on_postgresql_rows_of_other_tenants_cannot_be_seen(postgres, tmp_path):
     name = url.rsplit("/", 1)[1]
     for tenant in ["red", "blue"]:
         store = Store(tmp_path / tenant, url)
+        store.run("tenant", "create", tenant)
         store.environment["SLUICE_TENANT"] = tenant
         put(store, "prompt", tenant, "text")
         store.key("k")

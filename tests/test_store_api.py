@@ -604,6 +604,89 @@ def test_a_preview_includes_partials_and_tells_the_cost(api):
     assert time.monotonic() - began < 5
 
 
+def test_a_draft_does_not_undo_a_version_that_its_author_has_not_seen(api):
+    alias = fresh()
+    path = f"/artifacts/prompt/{alias}"
+    create(api, alias, "one")
+    kept = api.put(f"{path}/draft", json={"content": content("mine")})
+    seen = {"if-match": kept.headers["etag"]}
+    good(api.post(f"{path}/versions", json={"content": content("somebody else's")}), 201)
+    refused(api.post(f"{path}/draft/publish", json={}, headers=seen), 409, "REVISION_409")
+    refused(api.delete(path, headers=seen), 409, "REVISION_409")
+    now = {"if-match": api.get(path).headers["etag"]}
+    assert good(api.post(f"{path}/draft/publish", json={}, headers=now), 201)["number"] == 3
+
+
+def test_protected_environments_have_an_etag(api):
+    path = "/protected-environments"
+    try:
+        before = api.get(path)
+        seen = {"if-match": before.headers["etag"]}
+        first = api.put(path, json={"environments": ["live"]}, headers=seen)
+        assert good(first) == {"environments": ["live"]} and first.headers["etag"] != before.headers["etag"]
+        refused(api.put(path, json={"environments": ["other"]}, headers=seen), 409, "REVISION_409")
+        assert api.get(path).headers["etag"] == first.headers["etag"]
+        good(api.put(path, json={"environments": []}, headers={"if-match": first.headers["etag"]}))
+        assert api.get(path).headers["etag"] == before.headers["etag"]
+    finally:
+        good(api.put(path, json={"environments": []}))
+
+
+def test_if_match_is_named_only_where_it_is_heeded(up):
+    named = lambda operation: "if-match" in [parameter["name"] for parameter in operation.get("parameters", [])]
+    paths = document_of(up)["paths"]
+    heeding = {(method, path) for path, item in paths.items() for method in item if named(item[method])}
+    artifact, draft = "/api/v1/artifacts/{kind}/{alias}", "/api/v1/artifacts/{kind}/{alias}/draft"
+    assert heeding == {
+        ("patch", artifact), ("delete", artifact), ("put", draft), ("delete", draft), ("post", f"{draft}/publish"),
+        ("patch", "/api/v1/experiments/{name}"), ("delete", "/api/v1/experiments/{name}"),
+        ("put", "/api/v1/settings/{name}"), ("delete", "/api/v1/settings/{name}"), ("put", "/api/v1/protected-environments"),
+    } & {(method, path) for path, item in paths.items() for method in item}
+
+
+def test_a_diff_shows_what_decides_beside_the_messages(api):
+    alias = fresh()
+    create(api, alias, "one")
+    path = f"/artifacts/prompt/{alias}"
+    more = {
+        "fallback": [{"role": "system", "content": "plain"}],
+        "rules": [{"when": "profile.tier == 'gold'", "content": "Be brief."}],
+        "examples": {"max": 1, "pool": [{"input": "a", "output": "b"}]},
+    }
+    hashes = lambda number: {s["section"]: s["hash"] for s in good(api.get(f"{path}/versions/{number}"))["section_hashes"]}
+    for number, (name, part) in enumerate(more.items(), 1):
+        kept = {key: more[key] for key in list(more)[: number - 1]}
+        good(api.post(f"{path}/versions", json={"content": content("one", **kept, **{name: part})}), 201)
+        diff = good(api.get(f"{path}/diff?from={number}&to={number + 1}"))["diff"]
+        assert f'+  "{name}"' in diff, diff
+        changed = {section for section, found in hashes(number + 1).items() if found != hashes(number)[section]}
+        assert changed == {"behavior"}
+
+
+def test_making_a_tenant_is_noted(api):
+    name = fresh("tenant")
+    for _ in range(2):
+        good(api.post("/tenants", json={"name": name}), 201)
+    events = good(api.get(f"/events?tenant={name}"))["events"]
+    assert [(e["kind"], e["entity"], e["actor"]) for e in events] == [("tenant.created", name, "operator")]
+
+
+def test_days_that_something_is_kept_are_checked_and_told(up, api):
+    for name in ["run_retention_days", "event_retention_days"]:
+        for wrong in ["soon", 0, 1.5, 40_000, None]:
+            refused(api.put(f"/settings/{name}", json={"value": wrong}), 400, "REQUEST_400", None, "days")
+        good(api.put(f"/settings/{name}", json={"value": 400}))
+        told = [e["detail"] for e in good(api.get("/events"))["events"] if e["entity"] == name]
+        assert told == ["400"]
+    # How long it is known who changed what is not for whoever changes things.
+    writer, _ = operator(up, "read", "write")
+    for method in ["put", "delete"]:
+        body = {"value": 1} if method == "put" else None
+        refused(writer.request(method, "/settings/event_retention_days", json=body), 403, "SCOPE_403", None, "`admin`")
+    for name in ["run_retention_days", "event_retention_days"]:
+        good(api.delete(f"/settings/{name}"))
+
+
 def test_settings_have_etags(api):
     path = f"/settings/{fresh('s')}"
     refused(api.get(path), 404, "SETTING_404", "setting_not_found")

@@ -60,6 +60,46 @@ def test_a_bundle_holds_everything_and_comes_back_byte_for_byte(store, other):
     refused(store.run("import", file, code=2), "damaged", "greet")
 
 
+def test_what_is_disabled_comes_in_disabled_and_another_is_the_default(store, other):
+    put(store, "prompt", "b", "in use")
+    put(store, "prompt", "a", "for later")
+    store.run("prompt", "disable", "a")
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    assert sorted(bring(other, file)["created"]) == ["a", "b"]
+    states = {alias: (found["enabled"], found["is_default"]) for alias, found in listed(other).items()}
+    assert states == {"a": (False, False), "b": (True, True)}
+    # With nothing to be the default there is none, until one can be.
+    other.run("tenant", "create", "empty")
+    lone = {**export(store), "artifacts": [one for one in export(store)["artifacts"] if one["alias"] == "a"]}
+    file.write_text(json.dumps(lone))
+    other.run("import", file, "--tenant", "empty")
+    found = lambda: json.loads(other.run("prompt", "list", "--json", "--tenant", "empty").stdout)[0]
+    assert (found()["enabled"], found()["is_default"]) == (False, False)
+    other.run("prompt", "enable", "a", "--tenant", "empty")
+    assert (found()["enabled"], found()["is_default"]) == (True, True)
+
+
+def test_a_renamed_part_is_told_of_and_the_newest_stays_the_newest(store, other):
+    for one, tone in [(store, "kind"), (other, "rude")]:
+        put(one, "partial", "tone", f"Be {tone}.")
+        one.run("artifact", "partial", "deploy", "tone")
+    put(store, "prompt", "asks", "{% include 'tone' %}")
+    for text in ["A", "B", "A"]:
+        put(store, "prompt", "back", text)
+    put(other, "prompt", "back", "A")
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    report = bring(other, file, "--on-conflict", "rename")
+    assert {(r["from"], r["to"]) for r in report["renamed"]} == {("tone", "tone-2"), ("back", "back-2")}
+    assert [w for w in report["warnings"] if "`asks` names the partial `tone`" in w and "`tone-2`" in w], report
+    bring(other, file, "--on-conflict", "new-version")
+    shown = lambda: json.loads(other.run("prompt", "show", "back", "--json").stdout)
+    assert (shown()["number"], shown()["content"]["messages"][0]["content"]) == (3, "A")
+    bring(other, file, "--on-conflict", "new-version")
+    assert shown()["number"] == 3
+
+
 @pytest.mark.parametrize("policy,wanted", [("fail", None), ("skip", 1), ("new-version", 2), ("rename", 1)])
 def test_conflicts_are_handled_as_asked(store, other, policy, wanted):
     put(store, "prompt", "a", "theirs")

@@ -9,8 +9,8 @@ use object_store::ObjectStore;
 use sluice_config::{Config, Environment, ProviderKind};
 use sluice_proxy::{Live, Prepared, States};
 use sluice_segment::VerifyingKey;
-use sluice_state::{Follower, Journal, Sessions};
-use sluice_store::{read_fleet_key, read_pepper, read_publisher_key};
+use sluice_state::{Follower, Journal, Sessions, Snapshot};
+use sluice_store::{read_fleet_key, read_pepper, read_publisher_keys};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -95,7 +95,8 @@ impl Edge {
         let pepper = read_pepper(&self.data)?;
         let fleet_key = read_fleet_key(&self.data)?;
         let store = location::open(self.config.snapshot.location.as_deref(), &self.data)?;
-        let mut follower = Follower::new(Arc::clone(&store), self.data.join("edge"), self.trusted()?)?;
+        let mut follower =
+            Follower::new(Arc::clone(&store), self.data.join("edge"), trusted(&self.config, &self.data)?)?;
         let mut snapshot = match follower.poll().await {
             Ok(found) => found,
             Err(error) => {
@@ -140,28 +141,26 @@ impl Edge {
         if let Some(url) = config.snapshot.notify.clone() {
             tokio::spawn(sluice_state::listen(url, Arc::clone(&heard)));
         }
-        tokio::spawn(follow(follower, Arc::clone(&live), mock, fleet_key, heard));
+        tokio::spawn(follow(follower, Arc::clone(&live), mock, self.data.clone(), fleet_key, heard));
         let kept = Arc::clone(&live);
-        tokio::spawn(async move { kept.keep_addresses().await });
+        tokio::spawn(async move { kept.keep_connections().await });
         tokio::spawn(watch_config(self.config_file.clone(), Arc::clone(&live), mock, fleet_key));
         tracing::info!(public = %config.server.listen, admin = %config.server.admin_listen, "listening");
         Ok(live)
     }
+}
 
-    /// The keys whose snapshots are believed: those of the configuration, or the data folder's own publisher.
-    fn trusted(&self) -> Result<Vec<VerifyingKey>, Box<dyn std::error::Error>> {
-        if self.config.snapshot.trusted_keys.is_empty() {
-            return Ok(vec![
-                read_publisher_key(&self.data)
-                    .map_err(|error| format!("no trusted publisher: {}; set `snapshot.trusted_keys`", chain(&error)))?,
-            ]);
-        }
-        let keys = self.config.snapshot.trusted_keys.iter().map(|bytes| {
-            VerifyingKey::from_bytes(bytes)
-                .map_err(|_| "a key of `snapshot.trusted_keys` is not an Ed25519 public key".into())
-        });
-        keys.collect()
+/// The keys whose snapshots are believed: those of the configuration, or those of the data folder's own publisher.
+fn trusted(config: &Config, data: &Path) -> Result<Vec<VerifyingKey>, String> {
+    if config.snapshot.trusted_keys.is_empty() {
+        return read_publisher_keys(data)
+            .map_err(|error| format!("no trusted publisher: {}; set `snapshot.trusted_keys`", chain(&error)));
     }
+    let keys = config.snapshot.trusted_keys.iter().map(|bytes| {
+        VerifyingKey::from_bytes(bytes)
+            .map_err(|_| "a key of `snapshot.trusted_keys` is not an Ed25519 public key".to_owned())
+    });
+    keys.collect()
 }
 
 /// Whether a route keeps the originals of sessions, or summaries of conversations.
@@ -213,12 +212,15 @@ async fn follow(
     mut follower: Follower,
     live: Arc<Live>,
     mock: Option<SocketAddr>,
+    data: PathBuf,
     fleet_key: Option<[u8; 32]>,
     heard: Arc<Notify>,
 ) {
     let mut last_error = String::new();
     // A look that failed is taken again soon, however rarely the location is polled: it may have been announced.
     let mut soon = FIRST_RETRY;
+    // What was fetched and is not in force yet.
+    let mut fetched: Option<Arc<Snapshot>> = None;
     loop {
         let (config, _) = live.current();
         let mut pause = config.snapshot.poll_interval;
@@ -235,30 +237,39 @@ async fn follow(
                 tokio::time::sleep(GATHER).await;
             }
         }
+        // Read anew, so that a key which is to be signed with next is trusted ahead.
+        match trusted(&live.current().0, &data) {
+            Ok(keys) => follower.trust(keys),
+            Err(error) => tracing::warn!(error, "the keys that are trusted stay as they are"),
+        }
+        let mut failed = None;
         match follower.poll().await {
-            Ok(None) => last_error.clear(),
-            Ok(Some(snapshot)) => {
-                last_error.clear();
-                let epoch = snapshot.epoch;
-                let (config, _) = live.current();
-                match Prepared::new(config, Some(Arc::new(snapshot)), mock, live.states(), fleet_key.as_ref()).await {
-                    Ok(prepared) => {
-                        live.swap(prepared);
-                        tracing::info!(epoch, "snapshot in force");
-                    }
-                    Err(error) => tracing::error!(
-                        epoch,
-                        error = chain(&error),
-                        "the snapshot cannot be prepared; the old one serves on"
-                    ),
+            Ok(None) => {}
+            Ok(Some(snapshot)) => fetched = Some(Arc::new(snapshot)),
+            Err(error) => failed = Some((chain(&error), "the published snapshot is refused; the old one serves on")),
+        }
+        if let Some(snapshot) = fetched.take() {
+            let epoch = snapshot.epoch;
+            let _turn = live.turn().await;
+            let (config, _) = live.current();
+            match Prepared::new(config, Some(Arc::clone(&snapshot)), mock, live.states(), fleet_key.as_ref()).await {
+                Ok(prepared) => {
+                    live.swap(prepared);
+                    tracing::info!(epoch, "snapshot in force");
+                }
+                Err(error) => {
+                    failed = Some((chain(&error), "the snapshot cannot be prepared yet; the old one serves on"));
+                    fetched = Some(snapshot);
                 }
             }
-            Err(error) => {
+        }
+        match failed {
+            None => last_error.clear(),
+            Some((error, message)) => {
                 live.count_sync_failure();
-                let error = chain(&error);
                 // Said once for as long as it lasts.
                 if error != last_error {
-                    tracing::error!(error, "the published snapshot is refused; the old one serves on");
+                    tracing::error!(error, "{message}");
                     last_error = error;
                 }
             }
@@ -271,16 +282,20 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let contents = |file: &Option<PathBuf>| file.as_ref().and_then(|file| std::fs::read(file).ok());
     let mut seen = contents(&file);
+    // When a configuration is tried again that could not be put in force: what it names may be there by then.
+    let mut again: Option<tokio::time::Instant> = None;
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(CONFIG_POLL) => false,
         };
         let now = contents(&file);
-        if !asked && (now == seen || now.is_none()) {
+        let is_due = again.is_some_and(|again| again <= tokio::time::Instant::now());
+        if !asked && (now.is_none() || now == seen && !is_due) {
             continue;
         }
         seen = now;
+        again = None;
         let config = match read(file.as_deref()) {
             Ok(config) => config,
             Err(faults) => {
@@ -290,6 +305,8 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
                 continue;
             }
         };
+        // Whoever builds on what is in force must be the only one, or the other's part is lost.
+        let _turn = live.turn().await;
         let (old, snapshot) = live.current();
         if old.server.listen != config.server.listen
             || old.server.admin_listen != config.server.admin_listen
@@ -310,10 +327,13 @@ async fn watch_config(file: Option<PathBuf>, live: Arc<Live>, mock: Option<Socke
                 live.swap(prepared);
                 tracing::info!("configuration reloaded");
             }
-            Err(error) => tracing::error!(
-                error = chain(&error),
-                "the changed configuration cannot be put in force; the running one stays"
-            ),
+            Err(error) => {
+                again = Some(tokio::time::Instant::now() + LAST_RETRY);
+                tracing::error!(
+                    error = chain(&error),
+                    "the changed configuration cannot be put in force; the running one stays, and this one is tried again"
+                );
+            }
         }
     }
 }

@@ -153,6 +153,9 @@ pub struct Runs {
     /// How many, the newest first.
     #[arg(long, default_value_t = 20)]
     limit: i64,
+    /// Only runs before this one.
+    #[arg(long, value_name = "RUN")]
+    before: Option<String>,
     #[arg(long)]
     json: bool,
     /// What was said in one run, of a tenant that keeps it by the setting `run_content`, as JSON.
@@ -167,7 +170,7 @@ impl Runs {
             println!("{}", serde_json::to_string(&content)?);
             return Ok(ExitCode::SUCCESS);
         }
-        let runs = context.tenancy().await?.runs(self.limit).await?;
+        let runs = context.tenancy().await?.runs(self.before.as_deref(), self.limit).await?;
         if self.json {
             println!("{}", serde_json::to_string(&runs)?);
             return Ok(ExitCode::SUCCESS);
@@ -184,6 +187,39 @@ impl Runs {
                 run.route,
                 if run.prompt.is_empty() { String::new() } else { format!("{}@{}", run.prompt, run.version) },
                 if run.error.is_empty() { run.arm } else { run.error }
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// List what was said of requests, newest first.
+#[derive(Args)]
+pub struct Feedback {
+    /// Of this metric alone.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    metric: String,
+    /// Of this run alone.
+    #[arg(long)]
+    run: Option<String>,
+    #[arg(long, default_value_t = 20)]
+    limit: i64,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Feedback {
+    pub async fn run(self, context: Context) -> Outcome {
+        let feedback = context.tenancy().await?.feedback(&self.metric, self.run.as_deref(), self.limit).await?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&feedback)?);
+            return Ok(ExitCode::SUCCESS);
+        }
+        for said in feedback {
+            let value = said.value.map_or("-".to_owned(), |value| value.to_string());
+            println!(
+                "{:<8} {} {:<20} {:<12} {value:<8} {}",
+                said.unit_kind, said.unit, said.metric, said.source, said.comment
             );
         }
         Ok(ExitCode::SUCCESS)

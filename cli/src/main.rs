@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod check;
 mod collection;
+mod control;
 mod edge;
 mod epoch;
 mod experiment;
@@ -28,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: sluice_allocator::Allocator = sluice_allocator::Allocator;
 
 /// A high-throughput edge context proxy for programs that talk to LLM providers.
 #[derive(Parser)]
@@ -38,7 +39,7 @@ struct Cli {
     #[arg(long, global = true, env = "SLUICE_DATA", default_value = "data", value_name = "DIR")]
     data: PathBuf,
     /// Whose keys, prompts and knowledge.
-    #[arg(long, global = true, env = "SLUICE_TENANT", default_value = "default", value_name = "NAME")]
+    #[arg(long, global = true, env = "SLUICE_TENANT", default_value = TENANT, value_name = "NAME")]
     tenant: String,
     #[command(subcommand)]
     command: Command,
@@ -72,6 +73,7 @@ enum Command {
     Experiment(experiment::Experiment),
     /// List what requests did, as edges reported it.
     Runs(experiment::Runs),
+    Feedback(experiment::Feedback),
     /// Write prompts and other artifacts with their history to a file.
     Export(transfer::Export),
     /// Read a bundle, or prompts of other systems.
@@ -79,12 +81,26 @@ enum Command {
     /// Back up, restore and migrate the store's database.
     #[command(subcommand)]
     Store(operate::StoreCommand),
+    /// Change the key that snapshots are signed with.
+    #[command(subcommand)]
+    Publisher(operate::Publisher),
     /// Keep providers' credentials in the store.
     #[command(subcommand)]
     Secret(operate::Secret),
     /// Say who may use the API.
     #[command(subcommand)]
     Operator(operate::Operator),
+    /// Make tenants, and list them.
+    #[command(subcommand)]
+    Tenant(control::Tenant),
+    /// Look at a tenant's settings, and change them.
+    #[command(subcommand)]
+    Setting(control::Setting),
+    /// Say in which environments not everybody changes what is in force.
+    #[command(subcommand)]
+    Environment(control::Environment),
+    Events(control::Events),
+    Edges(control::Edges),
     /// Put documents into a collection.
     Ingest(ingest::Ingest),
     /// Look at collections, and say which model their vectors come from.
@@ -109,6 +125,9 @@ enum Command {
     Mock(Box<mock::Mock>),
 }
 
+/// The tenant that is meant where none is named.
+const TENANT: &str = "default";
+
 /// What every command may need.
 struct Context {
     data: PathBuf,
@@ -121,10 +140,20 @@ impl Context {
         Store::open(&self.data, self.store.as_deref()).await
     }
 
-    /// The tenant that the command is for, made if it is new.
-    async fn tenancy(&self) -> Result<Tenancy, StoreError> {
+    /// The tenant that the command is for. Only the one that is meant where none is named comes to be by itself.
+    async fn tenancy(&self) -> Result<Tenancy, Box<dyn std::error::Error>> {
+        let store = self.store().await?;
+        let found = match self.tenant.as_str() {
+            TENANT => store.make_tenancy(TENANT, &local_actor()).await?,
+            name => store.tenancy(name, &local_actor()).await.map_err(|error| match error {
+                StoreError::NotFound { .. } => {
+                    format!("there is no tenant `{name}`; `sluice tenant create {name}` makes it").into()
+                }
+                error => Box::<dyn std::error::Error>::from(error),
+            })?,
+        };
         // Whoever can open the store's own files may change protected environments too.
-        Ok(self.store().await?.make_tenancy(&self.tenant, &local_actor()).await?.with_protected(true))
+        Ok(found.with_protected(true))
     }
 }
 
@@ -145,11 +174,18 @@ fn main() -> ExitCode {
         Command::Artifact { kind, command } => block_on(command.run(context, kind)),
         Command::Experiment(command) => block_on(command.run(context)),
         Command::Runs(command) => block_on(command.run(context)),
+        Command::Feedback(command) => block_on(command.run(context)),
         Command::Export(command) => block_on(command.run(context)),
         Command::Import(command) => block_on(command.run(context)),
         Command::Store(command) => block_on(command.run(context)),
+        Command::Publisher(command) => block_on(command.run(context)),
         Command::Secret(command) => block_on(command.run(context)),
         Command::Operator(command) => block_on(command.run(context)),
+        Command::Tenant(command) => block_on(command.run(context)),
+        Command::Setting(command) => block_on(command.run(context)),
+        Command::Environment(command) => block_on(command.run(context)),
+        Command::Events(command) => block_on(command.run(context)),
+        Command::Edges(command) => block_on(command.run(context)),
         Command::Ingest(command) => block_on(command.run(context)),
         Command::Collection(command) => block_on(command.run(context)),
         Command::Forget(command) => block_on(command.run(context)),

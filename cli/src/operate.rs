@@ -1,8 +1,9 @@
-//! `sluice store`, `sluice secret` and `sluice operator`.
+//! `sluice store`, `sluice publisher`, `sluice secret` and `sluice operator`.
 
 use crate::{Context, Outcome};
 use clap::Subcommand;
-use sluice_store::{NewOperator, Scope};
+use sluice_segment::VerifyingKey;
+use sluice_store::{Identity, NewOperator, Scope, forget_publisher, prepare_publisher, rotate_publisher};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +21,46 @@ pub enum StoreCommand {
         #[arg(long)]
         replace: bool,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Publisher {
+    /// List the public keys of the publisher; the one that it signs with is marked.
+    Keys,
+    /// Make the key that will be signed with after the next rotation, and show its public key.
+    Prepare,
+    /// Sign with the key that was prepared, once every edge trusts it.
+    Rotate,
+    /// Trust an earlier key no longer, or drop the one that was prepared.
+    Forget { key: String },
+}
+
+impl Publisher {
+    pub async fn run(self, context: Context) -> Outcome {
+        let hexadecimal =
+            |key: &VerifyingKey| -> String { key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() };
+        match self {
+            Publisher::Keys => {
+                let identity = Identity::open(&context.data)?;
+                for key in &identity.trusted {
+                    let mark = if *key == identity.signing_key.verifying_key() { "  signs" } else { "" };
+                    println!("{}{mark}", hexadecimal(key));
+                }
+            }
+            Publisher::Prepare => {
+                println!("{}", hexadecimal(&prepare_publisher(&context.data)?));
+                eprintln!("Add it to `snapshot.trusted_keys` of every edge, then run `sluice publisher rotate`.");
+            }
+            Publisher::Rotate => {
+                println!("{} signs from the next publication on", hexadecimal(&rotate_publisher(&context.data)?));
+            }
+            Publisher::Forget { key } => {
+                forget_publisher(&context.data, &key)?;
+                println!("{key} is trusted no longer");
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 #[derive(Subcommand)]
@@ -82,6 +123,9 @@ impl StoreCommand {
                 println!("the database is in {}; keep it with copies of the data folder's keys", file.display());
             }
             StoreCommand::Restore { file, replace } => {
+                if context.store.is_some() {
+                    return Err("the store is the database that SLUICE_STORE names, which `pg_restore` restores; without it a SQLite backup is put in place".into());
+                }
                 sluice_store::restore(&context.data, &file, replace).await?;
                 println!("{} is the store's database now", file.display());
             }

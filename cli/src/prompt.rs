@@ -79,6 +79,12 @@ pub enum Prompt {
         #[arg(long)]
         json: bool,
     },
+    /// Show what its versions have brought, as far as their runs are still kept.
+    Stats {
+        alias: String,
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what differs between two versions.
     Diff { alias: String, from: i64, to: i64 },
     /// Allow to be used again.
@@ -181,6 +187,11 @@ impl Prompt {
                         for message in &content.messages {
                             println!("## {}\n{}", message.role, message.content);
                         }
+                        if let serde_json::Value::Object(parts) = content.behavior() {
+                            for (name, part) in parts {
+                                println!("# {name}\n{}", serde_json::to_string_pretty(&part)?);
+                            }
+                        }
                     }
                 }
             }
@@ -213,6 +224,30 @@ impl Prompt {
                         &version.content_hash[..12],
                         version.author,
                         version.note
+                    );
+                }
+            }
+            Prompt::Stats { alias, json } => {
+                let versions = store.statistics(kind, &alias).await?;
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&versions)?);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                for version in versions {
+                    let said = version
+                        .feedback
+                        .iter()
+                        .map(|said| format!("{} {:.3} ({})", said.metric, said.mean, said.count));
+                    println!(
+                        "{:>4}  {:>8} runs  {:>6.2} % good  {:>9}+{:<9} tokens  {:>10.4}  {:>8.1} ms  {}",
+                        version.version,
+                        version.runs,
+                        version.success_rate * 100.0,
+                        version.input_tokens,
+                        version.output_tokens,
+                        version.cost,
+                        version.mean_milliseconds,
+                        said.collect::<Vec<_>>().join(", ")
                     );
                 }
             }

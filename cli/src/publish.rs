@@ -46,6 +46,9 @@ impl Publish {
             ),
             false => println!("epoch {} is in force already; nothing changed", done.epoch),
         }
+        if done.sealed_kept > 0 {
+            eprintln!("sluice: the store's key cannot be had; {} credentials stay as they are", done.sealed_kept);
+        }
         self.notify.tell(done.epoch).await;
         while store.compact(Arc::clone(&location)).await? {}
         store.sweep(location).await?;

@@ -4,7 +4,7 @@ use crate::{Context, Outcome, location};
 use clap::Args;
 use sluice_index::{Filter, Fusion, Hit, Query, Ranking, Scope};
 use sluice_state::{Follower, Snapshot};
-use sluice_store::read_publisher_key;
+use sluice_store::read_publisher_keys;
 use std::collections::HashSet;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ impl Search {
             context.tenancy().await?.id().try_into().map_err(|_| "the store's tenant id is not 16 bytes")?;
         // What is published is searched, so that nothing is found here that an edge would not find.
         store.publish(location::open(None, &context.data)?).await?;
-        let trusted = vec![read_publisher_key(&context.data)?];
+        let trusted = read_publisher_keys(&context.data)?;
         let mut follower = Follower::new(location::open(None, &context.data)?, context.data.join("search"), trusted)?;
         let snapshot = match follower.poll().await? {
             Some(snapshot) => snapshot,

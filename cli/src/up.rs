@@ -130,9 +130,11 @@ async fn keep_small(store: Store, location: Arc<dyn ObjectStore>) {
     loop {
         tokio::time::sleep(COMPACT_PERIOD).await;
         match store.collect(Arc::clone(&location)).await {
-            Ok(done) if done.unknown > 0 => {
-                tracing::warn!(records = done.unknown, "edges sent records that this program does not know")
-            }
+            Ok(done) if done.unknown + done.set_aside > 0 => tracing::warn!(
+                records = done.unknown,
+                set_aside = done.set_aside,
+                "edges sent records that this program does not know; batches with what it cannot read lie below `journal-refused` at the snapshot location"
+            ),
             Ok(_) => {}
             Err(error) => tracing::warn!(error = chain(&error), "run records are not collected; they wait"),
         }

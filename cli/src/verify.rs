@@ -2,7 +2,7 @@
 
 use crate::{Context, Outcome, location};
 use clap::Args;
-use sluice_store::{read_publisher_key, verify_published};
+use sluice_store::{read_publisher_keys, verify_published};
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -14,7 +14,7 @@ pub struct Verify {
 
 impl Verify {
     pub async fn run(self, context: Context) -> Outcome {
-        let trusted = [read_publisher_key(&context.data)?];
+        let trusted = read_publisher_keys(&context.data)?;
         match verify_published(location::open(self.from.as_deref(), &context.data)?, &trusted).await {
             Ok(manifest) => {
                 println!("epoch {}: {} objects are what their names say", manifest.epoch, manifest.objects().count());

@@ -3,6 +3,7 @@
 use crate::http1::Exchange;
 use crate::live::Live;
 use crate::refuse::ErrorCode;
+use crate::timer;
 use crate::upstreams::{Peer, Permit, Target};
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzDecoder;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 pub enum Hop {
     Http1(Box<Exchange>),
     /// Over HTTP/2 by pingora, or over HTTP/1.1 where a provider that should speak HTTP/2 does not.
-    Http2(HttpSession),
+    Http2(Box<HttpSession>),
 }
 
 impl Hop {
@@ -25,7 +26,7 @@ impl Hop {
     pub async fn send_head(&mut self, header: RequestHeader) -> Result<(), Box<Error>> {
         match self {
             Hop::Http1(exchange) => exchange.send_head(&header).await,
-            Hop::Http2(session) => session.write_request_header(Box::new(header)).await,
+            Hop::Http2(session) => Box::pin(session.write_request_header(Box::new(header))).await,
         }
     }
 
@@ -125,7 +126,7 @@ impl Reader {
                 }
                 (Hop::Http2(session), None) => session.read_response_body().await,
                 (Hop::Http2(session), Some(patience)) => {
-                    match pingora_timeout::timeout(patience, session.read_response_body()).await {
+                    match timer::timeout(patience, session.read_response_body()).await {
                         Ok(read) => read,
                         Err(_) => return Err(ErrorCode::UpstreamTimeout),
                     }
@@ -197,7 +198,10 @@ impl Reader {
                     self.target.provider.state.connections.keep(peer.key, stream, self.idle);
                 }
             }
-            Hop::Http2(session) => live.http2.release_http_session(session, &peer.http, Some(self.idle)).await,
+            // Rare, and large as a future: it would be moved along with every exchange.
+            Hop::Http2(session) => {
+                Box::pin(live.http2.release_http_session(*session, &peer.http, Some(self.idle))).await;
+            }
         }
     }
 }

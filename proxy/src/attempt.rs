@@ -10,6 +10,7 @@ use crate::http1::{Exchange, stale};
 use crate::live::{Live, now_microseconds};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::scrub::{Encoded, EncodedBody, Scrubbed};
+use crate::timer;
 use crate::transcript::Transcript;
 use crate::upstreams::{Closed, Peer, Target, credential};
 use bytes::{Bytes, BytesMut};
@@ -369,7 +370,7 @@ impl Outgoing<'_> {
             let failure = Failure::read(200, text).ok_or_else(malformed)?;
             return Err(in_band(&failure, client.family()));
         }
-        let usage = Usage::of_answer(encoded.dialect, text);
+        let usage = Usage::of_root(encoded.dialect, document.root(text));
         let plan = &self.scrubbed.composed.recalled.plan;
         if encoded.dialect != client {
             let asked = plan.asked();
@@ -595,7 +596,7 @@ impl Outgoing<'_> {
                 true => self.live.http2.get_http_session(&peer.http).await.map(|(mut session, _)| {
                     session.set_write_timeout(Some(config.idle_timeout));
                     session.set_read_timeout(Some(config.header_timeout));
-                    Hop::Http2(session)
+                    Hop::Http2(Box::new(session))
                 }),
             };
             match connected {
@@ -672,11 +673,11 @@ async fn send_parts(
             session.write_request_body(Bytes::copy_from_slice(body), true).await?;
         }
         session.finish_request_body().await?;
-        let mut hop = Hop::Http2(session);
+        let mut hop = Hop::Http2(Box::new(session));
         let header = hop.read_head().await?;
         Ok((hop, header))
     };
-    match pingora_timeout::timeout(patience, exchange).await {
+    match timer::timeout(patience, exchange).await {
         // pingora says of few errors that a new connection may do.
         Ok(answered) => answered.map_err(stale),
         Err(_) => Err(Error::new(ErrorType::ReadTimedout)),

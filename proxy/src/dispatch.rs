@@ -10,6 +10,7 @@ use crate::live::Live;
 use crate::refuse::{ErrorCode, Refusal};
 use crate::relay::begin_events;
 use crate::scrub::Scrubbed;
+use crate::timer;
 use crate::upstreams::Target;
 use bytes::Bytes;
 use http::Method;
@@ -70,11 +71,11 @@ pub async fn watch<T>(
     tokio::select! {
         biased;
         done = &mut work => return Watched::Done(done),
-        () = pingora_timeout::sleep(WATCH_AFTER) => {}
+        () = timer::sleep(WATCH_AFTER) => {}
     }
     let tick = async {
         match tick {
-            Some(tick) => pingora_timeout::sleep(tick).await,
+            Some(tick) => timer::sleep(tick).await,
             None => std::future::pending().await,
         }
     };
@@ -276,7 +277,7 @@ impl Race<'_> {
                         return Err(miss);
                     }
                     if !wait.is_zero() {
-                        pingora_timeout::sleep(wait).await;
+                        timer::sleep(wait).await;
                     }
                     told = Some(miss);
                     place = next;
@@ -335,7 +336,7 @@ impl Race<'_> {
         tokio::select! {
             biased;
             done = &mut one => return done,
-            () = pingora_timeout::sleep(delay) => {}
+            () = timer::sleep(delay) => {}
         }
         places[other].tried = true;
         let mut two = std::pin::pin!(self.attempt(other));

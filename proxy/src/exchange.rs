@@ -6,7 +6,7 @@ use crate::compose::compose;
 use crate::cors;
 use crate::dispatch::{Outcome, dispatch};
 use crate::feedback::{FEEDBACK, feedback};
-use crate::head::{Notes, note, percent_decode, percent_encode};
+use crate::head::{Notes, note, percent_decode, percent_encode, said};
 use crate::identify::{Principal, identify};
 use crate::intake::intake;
 use crate::live::Live;
@@ -21,6 +21,7 @@ use crate::trace::{random_hex, traceparent};
 use crate::websocket;
 use crate::window::fit;
 use bytes::Bytes;
+use http::HeaderValue;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use serde_json::json;
@@ -40,7 +41,7 @@ pub enum After {
 /// Serves one request.
 pub async fn exchange(session: &mut ServerSession, live: &Live) -> After {
     let mut tally = Tally::begin(random_hex::<16>());
-    let mut notes: Notes = vec![(note::REQUEST_ID, tally.request_id.clone())];
+    let mut notes: Notes = vec![(note::REQUEST_ID, said(&tally.request_id))];
     cors::allow(&session.req_header().headers, &live.load().config.server.cors_allowed_origins, &mut notes);
     let after = match journey(session, live, &mut tally, &mut notes).await {
         Ok(after) => after,
@@ -77,7 +78,7 @@ async fn journey(
 
     let principal = identify(head, live, live.load())?;
     tally.key = Some(Arc::clone(&principal.key));
-    notes.push((note::EPOCH, principal.prepared.epoch().to_string()));
+    notes.push((note::EPOCH, HeaderValue::from(principal.prepared.epoch())));
     tally.done(Step::Identify);
 
     let admitted = admit(principal, live)
@@ -147,15 +148,15 @@ async fn journey(
             tally.transcript.clone_from(&answer.transcript);
             notes.push((note::TARGET, answer.reader.target.label.clone()));
             if !answer.encoded.lost.is_empty() {
-                notes.push((note::DROPPED, answer.encoded.lost.join(", ").escape_default().to_string()));
+                notes.push((note::DROPPED, said(&answer.encoded.lost.join(", ").escape_default().to_string())));
             }
         }
         Outcome::Error { header, .. } => tally.status = header.status.as_u16(),
     }
     if upstream.attempts > 1 {
-        notes.push((note::ATTEMPTS, upstream.attempts.to_string()));
+        notes.push((note::ATTEMPTS, HeaderValue::from(upstream.attempts)));
     }
-    notes.push((note::SERVER_TIMING, tally.server_timing()));
+    notes.push((note::SERVER_TIMING, said(&tally.server_timing())));
     let relayed = relay(upstream, session, live, notes).await;
     tally.upstream = Some(called.elapsed());
     let relayed = relayed?;
@@ -205,9 +206,9 @@ fn models(session: &ServerSession, principal: &Principal) -> Result<Option<Bytes
 
 fn note_standing(standing: Option<Standing>, notes: &mut Notes) {
     if let Some(standing) = standing {
-        notes.push((note::LIMIT, standing.limit.to_string()));
-        notes.push((note::REMAINING, standing.remaining.to_string()));
-        notes.push((note::RESET, go_duration(standing.reset)));
+        notes.push((note::LIMIT, HeaderValue::from(standing.limit)));
+        notes.push((note::REMAINING, HeaderValue::from(standing.remaining)));
+        notes.push((note::RESET, said(&go_duration(standing.reset))));
     }
 }
 
@@ -216,19 +217,19 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
     let composed = &scrubbed.composed;
     if let Some(prompt) = &composed.recalled.plan.prompt {
         let fallback = if composed.fallback.is_some() { " degraded=fallback" } else { "" };
-        notes.push((note::PROMPT, format!("{}@{}{fallback}", prompt.alias, prompt.version.number)));
+        notes.push((note::PROMPT, said(&format!("{}@{}{fallback}", prompt.alias, prompt.version.number))));
         if let Some((experiment, arm)) = &prompt.arm {
-            notes.push((note::EXPERIMENT, format!("{experiment}/{arm}")));
+            notes.push((note::EXPERIMENT, said(&format!("{experiment}/{arm}"))));
         }
     }
     let adapted = &composed.recalled.plan.adapted;
     if composed.rules + adapted.examples.len() + adapted.tools.len() > 0 {
         let (examples, tools) = (adapted.examples.len() / 2, adapted.tools.len());
-        notes.push((note::ADAPTED, format!("rules={} examples={examples} tools={tools}", composed.rules)));
+        notes.push((note::ADAPTED, said(&format!("rules={} examples={examples} tools={tools}", composed.rules))));
     }
     if let Some(window) = composed.recalled.plan.window.as_ref().filter(|window| !window.removed.is_empty()) {
         let summary = window.summary.state().map_or(String::new(), |state| format!(" summary={state}"));
-        notes.push((note::HISTORY, format!("kept={} dropped={}{summary}", window.kept, window.removed.len())));
+        notes.push((note::HISTORY, said(&format!("kept={} dropped={}{summary}", window.kept, window.removed.len()))));
     }
     if let Some(context) = &composed.recalled.context {
         let block = &context.block;
@@ -240,20 +241,20 @@ fn note_content(scrubbed: &Scrubbed, tally: &mut Tally, notes: &mut Notes) {
             context.cache
         );
         if let Some(sources) = sources(block) {
-            notes.push((note::SOURCES, sources));
+            notes.push((note::SOURCES, said(&sources)));
         }
         let homeless = scrubbed.context_homeless.then_some("no_place");
         if let Some(reason) = context.degraded.or(homeless) {
             text.push_str(" degraded=");
             text.push_str(reason);
         }
-        notes.push((note::CONTEXT, text));
+        notes.push((note::CONTEXT, said(&text)));
     }
     tally.vault = scrubbed.vault.guards_answers().then(|| Arc::clone(&scrubbed.vault));
     tally.scrubbed = scrubbed.vault.counts().map(|(kind, count)| (kind.to_owned(), count)).collect();
     if !tally.scrubbed.is_empty() {
         let counts: Vec<String> = tally.scrubbed.iter().map(|(kind, count)| format!("{kind}={count}")).collect();
-        notes.push((note::SCRUBBED, counts.join(",")));
+        notes.push((note::SCRUBBED, said(&counts.join(","))));
     }
 }
 
@@ -343,7 +344,7 @@ async fn respond(
         header.insert_header("content-type", media)?;
         header.insert_header("content-length", body.len())?;
         for (name, value) in notes {
-            header.insert_header(name, value.as_str())?;
+            header.insert_header(name, value)?;
         }
         Ok(Box::new(header))
     };
@@ -360,7 +361,7 @@ async fn refuse(session: &mut ServerSession, refusal: Refusal, tally: &mut Tally
     if refusal.code == ErrorCode::ClientDeparted {
         return After::Broken;
     }
-    notes.push((note::SERVER_TIMING, tally.server_timing()));
+    notes.push((note::SERVER_TIMING, said(&tally.server_timing())));
     let path = session.req_header().uri.path();
     if refusal.begun {
         // The head is out; the error has to be said in the stream.
@@ -373,7 +374,7 @@ async fn refuse(session: &mut ServerSession, refusal: Refusal, tally: &mut Tally
     let body = refusal.body(Family::of_path(path));
     let Ok(mut header) = refusal.header(body.len()) else { return After::Broken };
     for (name, value) in notes.iter() {
-        let _ = header.insert_header(name, value.as_str());
+        let _ = header.insert_header(name, value);
     }
     // A body that was not read to its end makes pingora say `connection: close` in this very response.
     match write_all(session, Box::new(header), Bytes::from(body)).await && !refusal.unread {

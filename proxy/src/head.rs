@@ -1,10 +1,15 @@
 //! Header rules that requests and responses share.
 
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What every response says about itself.
-pub type Notes = Vec<(HeaderName, String)>;
+pub type Notes = Vec<(HeaderName, HeaderValue)>;
+
+/// A note's text, which is ASCII. What is not could not be sent, and is not worth a request.
+pub fn said(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("?"))
+}
 
 /// The names of notes, parsed when this is compiled.
 pub mod note {

@@ -4,12 +4,12 @@
 //! head and body apart, asks the kernel for the peer's name whenever a kept connection is used again, and watches each
 //! kept one with a task.
 
+use crate::timer;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::{Error, ErrorType, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::collections::HashMap;
@@ -133,7 +133,7 @@ impl Exchange {
 
     /// Writes the head and the whole body.
     pub async fn send(&mut self, header: &RequestHeader, body: &[u8]) -> Result<(), Box<Error>> {
-        let mut wire = self.begin(header)?;
+        let mut wire = self.begin(header, body.len().min(MAX_COPIED))?;
         let apart = if body.len() <= MAX_COPIED {
             wire.extend_from_slice(body);
             &[]
@@ -145,7 +145,7 @@ impl Exchange {
 
     /// Writes the head alone; the body follows by [`Exchange::send_piece`].
     pub async fn send_head(&mut self, header: &RequestHeader) -> Result<(), Box<Error>> {
-        let wire = self.begin(header)?;
+        let wire = self.begin(header, 0)?;
         self.write([&wire, &[]]).await
     }
 
@@ -168,10 +168,25 @@ impl Exchange {
         }
     }
 
-    fn begin(&mut self, header: &RequestHeader) -> Result<BytesMut, Box<Error>> {
+    /// The head as it is written, with room for so many bytes behind it.
+    fn begin(&mut self, header: &RequestHeader, room: usize) -> Result<Vec<u8>, Box<Error>> {
         self.is_head = header.method == Method::HEAD;
         self.writes_chunks = header.headers.contains_key(TRANSFER_ENCODING);
-        http_req_header_to_wire(header).ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))
+        let path = header.raw_path();
+        // Bytes that would end the target, or the line (RFC 9112 section 3.2).
+        if path.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
+            return Err(Error::new(ErrorType::InvalidHTTPHeader));
+        }
+        let fields = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let mut wire = Vec::with_capacity(path.len() + fields + room + 64);
+        let first = [header.method.as_str().as_bytes(), b" ", path, b" HTTP/1.1\r\n"];
+        first.iter().for_each(|part| wire.extend_from_slice(part));
+        for (name, value) in &header.headers {
+            let field = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+            field.iter().for_each(|part| wire.extend_from_slice(part));
+        }
+        wire.extend_from_slice(b"\r\n");
+        Ok(wire)
     }
 
     async fn write(&mut self, pieces: [&[u8]; 2]) -> Result<(), Box<Error>> {
@@ -183,7 +198,7 @@ impl Exchange {
             }
             self.stream.flush().await
         };
-        match pingora_timeout::timeout(self.write_timeout, writing).await {
+        match timer::timeout(self.write_timeout, writing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(stale(Error::because(ErrorType::WriteError, "while writing the request", error))),
             Err(_) => Err(Error::new(ErrorType::WriteTimedout)),
@@ -251,7 +266,7 @@ impl Exchange {
         let reading = self.stream.read_buf(&mut self.held);
         let read = match self.read_timeout {
             None => reading.await,
-            Some(timeout) => match pingora_timeout::timeout(timeout, reading).await {
+            Some(timeout) => match timer::timeout(timeout, reading).await {
                 Ok(read) => read,
                 Err(_) => return Err(Error::new(ErrorType::ReadTimedout)),
             },
@@ -288,7 +303,8 @@ fn take_head(held: &mut BytesMut) -> Result<Option<ResponseHeader>, Box<Error>> 
     let status = answer.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or_else(|| invalid("no status"))?;
     let version = if answer.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let base = held.as_ptr() as usize;
-    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 8);
+    // With room for what Sluice says of itself.
+    let mut headers = HeaderMap::with_capacity(answer.headers.len() + 16);
     // Names are read before the bytes are taken over, values refer to them afterwards.
     let mut values = Vec::with_capacity(answer.headers.len());
     for field in answer.headers.iter() {

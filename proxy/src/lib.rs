@@ -48,6 +48,7 @@ mod metrics;
 mod prompt;
 mod refuse;
 mod summaries;
+mod timer;
 mod trace;
 mod transcript;
 mod tunnel;

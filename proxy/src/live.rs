@@ -4,12 +4,14 @@
 //! exchange keeps the one that it began with to its end.
 
 use crate::embedders::{EmbedderError, Embedders};
+use crate::head::said;
 use crate::metrics::{Metrics, RouteMeters};
 use crate::prompt::{DEFAULT, PromptEntry};
 use crate::summaries::{SummarizerError, Summarizers};
 use crate::upstreams::{Provider as UpstreamProvider, States, Target};
 use crate::window::Measured;
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use pingora_core::connectors::http::Connector as HttpConnector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use sluice_config::{Config, RecallFusion, Route, Secret};
@@ -106,7 +108,7 @@ pub struct KeyEntry {
 pub struct RouteEntry {
     pub name: String,
     /// The name for headers, which hold ASCII; a route may be named in any script.
-    pub label: String,
+    pub label: HeaderValue,
     pub route: Route,
     /// What is taken out of requests.
     pub scrub: Arc<Rules>,
@@ -479,7 +481,7 @@ impl RouteEntry {
         };
         RouteEntry {
             name: name.to_owned(),
-            label: name.escape_default().to_string(),
+            label: said(&name.escape_default().to_string()),
             scrub: Arc::new(route.scrub.rules()),
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),

@@ -7,9 +7,10 @@ use crate::events::Events;
 use crate::head::{Notes, hop_by_hop, note};
 use crate::live::Live;
 use crate::refuse::{ErrorCode, Refusal};
+use crate::timer;
 use bytes::{Bytes, BytesMut};
+use http::HeaderName;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use sluice_wire::Failure;
@@ -50,7 +51,7 @@ pub async fn begin_events(session: &mut ServerSession, notes: &Notes, begun: boo
             && header.insert_header("cache-control", "no-cache").is_ok()
             && frame(&mut header, session, None).is_ok();
         for (name, value) in notes {
-            let _ = header.insert_header(name, value.as_str());
+            let _ = header.insert_header(name, value);
         }
         if !framed || session.write_response_header(Box::new(header)).await.is_err() {
             return false;
@@ -79,14 +80,14 @@ pub async fn relay(
             return Ok(Relayed { usage: Usage::default(), failure: None, intact: written });
         }
         Outcome::Error { header, body } => {
-            let head = response_header(&header, session, notes, Some(body.len()))?;
+            let head = response_header(*header, session, notes, Some(body.len()))?;
             let written = write_all(session, head, body).await;
             return Ok(Relayed { usage: Usage::default(), failure: None, intact: written });
         }
     };
     match content {
         Content::Whole(body) => {
-            let head = response_header(&header, session, notes, Some(body.len()))?;
+            let head = response_header(header, session, notes, Some(body.len()))?;
             let written = write_all(session, head, body).await;
             reader.release(live).await;
             match written {
@@ -96,7 +97,7 @@ pub async fn relay(
         }
         Content::Events(mut events, held) => {
             if !begun {
-                let mut head = response_header(&header, session, notes, None)?;
+                let mut head = response_header(header, session, notes, None)?;
                 let _ = head.insert_header("content-type", "text/event-stream; charset=utf-8");
                 if session.write_response_header(head).await.is_err() {
                     return Ok(Relayed::departed(usage));
@@ -109,7 +110,7 @@ pub async fn relay(
         Content::Verbatim => {
             let length = header.headers.get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
             let is_json = media_type(&header) == "application/json";
-            let head = response_header(&header, session, notes, length)?;
+            let head = response_header(header, session, notes, length)?;
             if session.write_response_header(head).await.is_err() {
                 return Ok(Relayed::departed(usage));
             }
@@ -140,7 +141,7 @@ async fn relay_events(
     session: &mut ServerSession,
     keepalive: Option<Duration>,
 ) -> Relayed {
-    let mut pulse = Box::pin(pingora_timeout::sleep(PULSE));
+    let mut pulse = Box::pin(timer::sleep(PULSE));
     loop {
         if !out.is_empty() && session.write_response_body(out.split().freeze(), false).await.is_err() {
             return Relayed::departed(events.usage);
@@ -162,7 +163,7 @@ async fn relay_events(
                     _ = session.read_body_or_idle(true), if silent > 0 => return Relayed::departed(events.usage),
                     () = &mut pulse => {}
                 }
-                pulse = Box::pin(pingora_timeout::sleep(PULSE));
+                pulse = Box::pin(timer::sleep(PULSE));
                 silent += 1;
                 unwritten += 1;
                 if PULSE * (silent - 1) >= idle || Instant::now() >= deadline {
@@ -230,44 +231,36 @@ async fn relay_bytes(
     }
 }
 
-/// A header value that HTTP does not allow.
-struct Unsendable;
-
 /// The provider's head for the client: its own fields, and what Sluice has to say.
 fn response_header(
-    header: &ResponseHeader,
+    header: ResponseHeader,
     session: &ServerSession,
     notes: &Notes,
     length: Option<usize>,
 ) -> Result<Box<ResponseHeader>, Refusal> {
-    let build = || -> Result<Box<ResponseHeader>, Unsendable> {
-        let hops = hop_by_hop(&header.headers);
-        // Through the map itself: the header's own methods read each name anew.
-        let mut headers = HeaderMap::with_capacity(header.headers.len() + notes.len() + 2);
-        for (name, value) in &header.headers {
-            let is_ours = name.as_str().starts_with("access-control-") || *name == CONTENT_LENGTH;
-            if !is_ours && !hops(name.as_str()) {
-                headers.append(name.clone(), value.clone());
-            }
-        }
-        for (name, value) in notes {
-            let value = HeaderValue::try_from(value.as_str()).map_err(|_| Unsendable)?;
-            if *name == note::VARY {
-                headers.append(name.clone(), value);
-            } else {
-                headers.insert(name.clone(), value);
-            }
-        }
-        let (mut parts, ()) = http::Response::new(()).into_parts();
-        parts.status = header.status;
-        parts.headers = headers;
-        let mut out = ResponseHeader::from(parts);
-        frame(&mut out, session, length).map_err(|_| Unsendable)?;
-        Ok(Box::new(out))
+    let mut parts = http::response::Parts::from(header);
+    let left_out: Vec<HeaderName> = {
+        let hops = hop_by_hop(&parts.headers);
+        let is_ours = |name: &str| name.starts_with("access-control-") || name == CONTENT_LENGTH;
+        parts.headers.keys().filter(|name| is_ours(name.as_str()) || hops(name.as_str())).cloned().collect()
     };
-    build().map_err(|Unsendable| {
+    for name in left_out {
+        parts.headers.remove(name);
+    }
+    for (name, value) in notes {
+        if *name == note::VARY {
+            parts.headers.append(name.clone(), value.clone());
+        } else {
+            parts.headers.insert(name.clone(), value.clone());
+        }
+    }
+    parts.version = http::Version::HTTP_11;
+    parts.extensions = http::Extensions::new();
+    let mut out = Box::new(ResponseHeader::from(parts));
+    frame(&mut out, session, length).map_err(|_| {
         Refusal::new(ErrorCode::UpstreamProtocolError, "The provider's answer has a header that cannot be sent on.")
-    })
+    })?;
+    Ok(out)
 }
 
 /// Says how the body is framed.

@@ -3,6 +3,7 @@
 use crate::certificate::CertificateKeeper;
 use crate::exchange::{After, exchange};
 use crate::live::Live;
+use crate::timer;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -70,7 +71,7 @@ impl HttpServerApp for Edge {
         // Bytes of a next request that arrive early are kept, and do not look like a client that misbehaves.
         session.set_pipelining_enabled(true);
         // The first byte may take as long as an idle connection is kept; the head behind it has its own time.
-        match pingora_timeout::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
+        match timer::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) | Err(_) => return None,
             Ok(Err(_)) => {

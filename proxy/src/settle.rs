@@ -166,8 +166,11 @@ pub fn settle(tally: Tally, live: &Live) {
             contents.append(&record);
         }
         if let Some(journal) = &live.journal {
+            let mut record = Vec::with_capacity(1 << 10);
             // Strings and numbers have no form that JSON lacks.
-            journal.append(&serde_json::to_vec(&Record::Run(run)).unwrap_or_default());
+            if serde_json::to_writer(&mut record, &Record::Run(run)).is_ok() {
+                journal.append(&record);
+            }
         }
     }
     tracing::debug!(

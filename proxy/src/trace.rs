@@ -1,27 +1,51 @@
 //! Names for a request: its id, and its place in a distributed trace (W3C Trace Context).
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 thread_local! {
-    /// A generator of this thread: BLAKE3 of a count, keyed with 256 bits from the operating system. A system call
-    /// for each id would cost more than everything else that an id needs.
-    static GENERATOR: ([u8; 32], Cell<u64>) = {
+    static GENERATOR: RefCell<Generator> = RefCell::new(Generator::new());
+}
+
+/// Random bytes of a thread: the output of BLAKE3 of a count, keyed with 256 bits from the operating system. A system
+/// call for each id would cost more than everything else that an id needs, and so would a hash.
+struct Generator {
+    key: [u8; 32],
+    count: u64,
+    made: [u8; MADE],
+    used: usize,
+}
+
+/// So many bytes are made at once.
+const MADE: usize = 1_024;
+
+impl Generator {
+    fn new() -> Generator {
         let mut key = [0; 32];
         // Without randomness an id is only less unique; nothing is kept apart by it.
         let _ = getrandom::fill(&mut key);
-        (key, Cell::new(0))
-    };
+        Generator { key, count: 0, made: [0; MADE], used: MADE }
+    }
+
+    fn take<const BYTES: usize>(&mut self) -> [u8; BYTES] {
+        const { assert!(BYTES <= MADE) };
+        if self.used + BYTES > MADE {
+            self.count += 1;
+            let mut hash = blake3::Hasher::new_keyed(&self.key);
+            hash.update(&self.count.to_le_bytes()).finalize_xof().fill(&mut self.made);
+            self.used = 0;
+        }
+        let from = self.used;
+        self.used += BYTES;
+        std::array::from_fn(|at| self.made[from + at])
+    }
 }
 
-/// `BYTES` (at most 32) random bytes in hexadecimal.
+/// `BYTES` random bytes in hexadecimal.
 pub fn random_hex<const BYTES: usize>() -> String {
-    let bytes = GENERATOR.with(|(key, count)| {
-        count.set(count.get() + 1);
-        blake3::keyed_hash(key, &count.get().to_le_bytes())
-    });
+    let bytes: [u8; BYTES] = GENERATOR.with_borrow_mut(Generator::take);
     let mut text = String::with_capacity(BYTES * 2);
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes.as_bytes().iter().take(BYTES) {
+    for byte in &bytes {
         text.push(char::from(HEX[usize::from(byte >> 4)]));
         text.push(char::from(HEX[usize::from(byte & 15)]));
     }
@@ -58,6 +82,13 @@ fn parse(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_id_comes_twice() {
+        let ids: std::collections::HashSet<String> = (0..1_000).map(|_| random_hex::<16>()).collect();
+        assert_eq!(ids.len(), 1_000);
+        assert!(ids.iter().all(|id| id.len() == 32));
+    }
 
     #[test]
     fn a_callers_trace_goes_on_with_a_new_parent() {

@@ -4,6 +4,7 @@
 //! configuration's [`Provider`]s and [`Target`]s point to it.
 
 use crate::embedders::{EmbedderError, Embedders};
+use crate::head::said;
 use crate::http1::Connections;
 use crate::live::{PrepareError, Prepared};
 use crate::metrics::{Metrics, TargetMeters};
@@ -11,7 +12,7 @@ use crate::refuse::{ErrorCode, Refusal};
 use crate::summaries::{SummarizerError, Summarizers};
 use crate::tunnel::Tunnel;
 use arc_swap::ArcSwap;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CaType;
@@ -103,7 +104,7 @@ pub struct Target {
     pub max_output_tokens: Option<u32>,
     pub context_window: Option<u32>,
     /// What it is called in headers and messages, in ASCII.
-    pub label: String,
+    pub label: HeaderValue,
     /// Names it in hashes.
     pub identity: u64,
     pub state: Arc<TargetState>,
@@ -290,10 +291,10 @@ impl Target {
         Target {
             state: states.target(&provider.name, model),
             identity: u64::from_le_bytes(hash[..8].try_into().unwrap_or_default()),
-            label: match &config.model {
+            label: said(&match &config.model {
                 Some(model) => format!("{}/{model}", provider.name).escape_default().to_string(),
                 None => provider.name.escape_default().to_string(),
-            },
+            }),
             provider,
             model: config.model.clone(),
             weight: config.weight,

@@ -96,12 +96,13 @@ async fn open(
         upstream.set_read_timeout(Some(target.provider.config.header_timeout));
         upstream.write_request_header(Box::new(header)).await?;
         upstream.finish_request_body().await?;
-        let mut upstream = Hop::Http2(upstream);
+        let mut upstream = Hop::Http2(Box::new(upstream));
         upstream.read_head().await?;
         Ok::<_, Box<pingora_core::Error>>(upstream)
     };
     match opened.await {
-        Ok(Hop::Http2(HttpSession::H1(upstream))) => {
+        Ok(Hop::Http2(upstream)) => {
+            let HttpSession::H1(upstream) = *upstream else { return Err(broken("did not answer the handshake")) };
             permit.succeed(std::time::Duration::ZERO, live.moment());
             Ok((upstream, permit))
         }
@@ -179,7 +180,7 @@ async fn relay(
         header.insert_header("connection", "upgrade")?;
         header.insert_header("upgrade", "websocket")?;
         for (name, value) in notes {
-            header.insert_header(name, value.as_str())?;
+            header.insert_header(name, value)?;
         }
         Ok(header)
     };

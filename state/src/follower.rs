@@ -70,17 +70,24 @@ impl Follower {
     /// `cache`: a folder that only this edge uses.
     pub fn new(store: Arc<dyn ObjectStore>, cache: PathBuf, trusted: Vec<VerifyingKey>) -> Result<Follower, SyncError> {
         let cache = Cache::open(&cache).map_err(SyncError::Cache)?;
+        // What this edge served before it was started again is the least that it believes, as if it had run on.
+        let served = cache.manifest().and_then(|bytes| Manifest::verify(&bytes, &trusted).ok());
         Ok(Follower {
+            epoch: served.map_or(0, |manifest| manifest.epoch),
             store,
             cache,
             trusted,
             seen: Vec::new(),
-            epoch: 0,
             open: HashMap::new(),
             heeded: HashSet::new(),
             waiting: Vec::new(),
             forget: None,
         })
+    }
+
+    /// Believes what these keys signed, from now on.
+    pub fn trust(&mut self, trusted: Vec<VerifyingKey>) {
+        self.trusted = trusted;
     }
 
     /// Has `forget` told of every subject that was erased, from now on and of those before, until it has heeded them.

@@ -3,13 +3,15 @@
 //! An update is a new version; a version never changes. What may change (title, tags, whether it is enabled) has a
 //! revision that rises with each change, so that of two editors who saw the same one the second is told.
 
-use crate::content::{Content, Kind, content_hash};
+use crate::content::{Content, Kind, Selector, content_hash};
 use crate::database::Work;
 use crate::{StoreError, Tenancy, check_name, new_id, now};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
 use sqlx::any::AnyRow;
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
 use utoipa::ToSchema;
 
 /// An artifact without its versions' contents.
@@ -216,15 +218,19 @@ impl Tenancy {
             .execute(&mut **write)
             .await?;
         if kind == Kind::Prompt {
-            // From the first prompt on there is exactly one default, until another is chosen.
-            sqlx::query("UPDATE tenant SET default_artifact_id = $2 WHERE id = $1 AND default_artifact_id IS NULL")
-                .bind(&self.id)
-                .bind(&id)
-                .execute(&mut **write)
-                .await?;
+            self.choose_default(write).await?;
         }
         self.record(write, &format!("{kind}.created"), alias, json!(null)).await?;
         Ok(id)
+    }
+
+    /// From the first usable prompt on there is exactly one default, until another is chosen.
+    pub(crate) async fn choose_default(&self, write: &mut Work) -> Result<(), StoreError> {
+        sqlx::query("UPDATE tenant SET default_artifact_id = (SELECT a.id FROM artifact a WHERE a.tenant_id = $1 AND a.kind = 'prompt' AND a.enabled = 1 AND a.archived_at IS NULL ORDER BY a.created_at, a.alias LIMIT 1) WHERE id = $1 AND default_artifact_id IS NULL")
+            .bind(&self.id)
+            .execute(&mut **write)
+            .await?;
+        Ok(())
     }
 
     /// Stores `content` as the newest version, making the artifact if it is new, unless the newest version holds just
@@ -307,24 +313,73 @@ impl Tenancy {
             .execute(&mut **write)
             .await?;
         }
+        // Whoever saw the artifact before has not seen this version.
+        sqlx::query("UPDATE artifact SET revision = revision + 1, updated_at = $2 WHERE id = $1")
+            .bind(&artifact)
+            .bind(now())
+            .execute(&mut **write)
+            .await?;
         self.record(write, &format!("{kind}.version"), alias, json!({ "version": number })).await?;
-        self.check_links(write, &content).await?;
+        self.check_links(write, kind, alias, &content).await?;
         // What follows the newest version follows this one.
         self.check_environments(write, kind).await?;
         Ok(number)
     }
 
-    /// What data names has to be there and usable. (What templates include is checked where it is resolved.)
-    async fn check_links(&self, work: &mut Work, content: &Content) -> Result<(), StoreError> {
+    /// What data names has to be there and usable, in a version that fits, and must not name it in turn. (What templates
+    /// include is checked where it is resolved.)
+    async fn check_links(&self, work: &mut Work, kind: Kind, alias: &str, content: &Content) -> Result<(), StoreError> {
         if content.template().is_some() {
             return Ok(());
         }
         for link in content.links()? {
-            if !self.find(work, link.kind, &link.alias).await?.is_some_and(|found| found.usable) {
+            let Some(found) = self.find(work, link.kind, &link.alias).await?.filter(|found| found.usable) else {
                 return Err(StoreError::Invalid(format!(
                     "it names the {} `{}`, which does not exist, is disabled or archived",
                     link.kind, link.alias
                 )));
+            };
+            if let Selector::Range(from, to) = Selector::from_str(&link.selector)? {
+                let fitting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM artifact_version WHERE artifact_id = $1 AND number >= $2 AND number <= $3 AND (deprecated_at IS NULL OR $2 = $3)")
+                    .bind(&found.id)
+                    .bind(from)
+                    .bind(to)
+                    .fetch_one(&mut **work)
+                    .await?;
+                if fitting == 0 {
+                    return Err(StoreError::Invalid(format!(
+                        "it names the {} `{}@{}`, of which there is no version that is not deprecated",
+                        link.kind, link.alias, link.selector
+                    )));
+                }
+            }
+        }
+        self.refuse_circle(work, (kind, alias), content).await
+    }
+
+    /// Refuses data that names itself by way of what it names, each in its newest version.
+    async fn refuse_circle(&self, work: &mut Work, of: (Kind, &str), content: &Content) -> Result<(), StoreError> {
+        let rows: Vec<(String, String, String, String)> = sqlx::query_as("SELECT a.kind, a.alias, l.kind, l.alias FROM artifact_link l JOIN artifact_version v ON v.id = l.version_id JOIN artifact a ON a.id = v.artifact_id WHERE l.tenant_id = $1 AND a.kind NOT IN ('prompt', 'partial', 'persona') AND v.number = (SELECT MAX(number) FROM artifact_version w WHERE w.artifact_id = a.id)")
+            .bind(&self.id)
+            .fetch_all(&mut **work)
+            .await?;
+        let mut named: HashMap<(String, String), Vec<(String, String)>> = HashMap::new();
+        for (kind, alias, to_kind, to_alias) in rows {
+            named.entry((kind, alias)).or_default().push((to_kind, to_alias));
+        }
+        let of = (of.0.name().to_owned(), of.1.to_owned());
+        let mut seen = HashSet::new();
+        // With the way that leads to each.
+        let links = content.links()?.into_iter().map(|link| ((link.kind.name().to_owned(), link.alias), Vec::new()));
+        let mut open: Vec<((String, String), Vec<String>)> = links.collect();
+        while let Some((one, mut way)) = open.pop() {
+            way.push(format!("{} `{}`", one.0, one.1));
+            if one == of {
+                return Err(StoreError::Invalid(format!("it names itself in a circle: {}", way.join(" › "))));
+            }
+            if seen.insert(one.clone()) {
+                let next = named.get(&one).into_iter().flatten();
+                open.extend(next.map(|next| (next.clone(), way.clone())));
             }
         }
         Ok(())
@@ -514,7 +569,7 @@ impl Tenancy {
             .fetch_optional(&mut **write)
             .await?;
             if let Some(body) = body {
-                self.check_links(write, &Content::read(kind, &body)?).await?;
+                self.check_links(write, kind, alias, &Content::read(kind, &body)?).await?;
             }
         }
         let tags = match &change.tags {
@@ -549,6 +604,9 @@ impl Tenancy {
                 .await?;
         }
         let usable = self.existing(write, kind, alias).await?.usable;
+        if usable && kind == Kind::Prompt {
+            self.choose_default(write).await?;
+        }
         match change.is_default {
             None => {}
             Some(true) if kind == Kind::Prompt && usable => {
@@ -732,6 +790,7 @@ fn sections(content: &Content) -> Vec<SectionHash> {
             section("template", hash(serde_json::to_string(&content.messages))),
             section("variables", hash(serde_json::to_string(&content.variables))),
             section("parameters", hash(serde_json::to_string(&content.parameters))),
+            section("behavior", hash(serde_json::to_string(&content.behavior()))),
         ],
         Content::Data(data) => vec![section("data", hash(serde_json::to_string(data)))],
     }

@@ -305,12 +305,32 @@ impl Tenancy {
                 }
                 Ok(_) => {}
                 Err(error @ StoreError::Database(_)) => return Err(error),
+                // They name what they are about.
+                Err(error @ (StoreError::Exists { .. } | StoreError::Limit(_))) if !import.keep_going => {
+                    return Err(error);
+                }
                 Err(error) if import.keep_going => {
                     report.failed.push(FailedImport { name: artifact.alias.clone(), reason: error.to_string() });
                 }
                 Err(error) => {
                     return Err(StoreError::Invalid(format!("{} `{}`: {error}", artifact.kind, artifact.alias)));
                 }
+            }
+        }
+        self.choose_default(&mut write).await?;
+        for artifact in &artifacts {
+            // What names it by its old alias means what had that alias here before.
+            let Some(renamed) = report.renamed.iter().find(|renamed| renamed.from == artifact.alias) else { continue };
+            let names = |other: &&BundledArtifact| {
+                let contents = sound(other).unwrap_or_default();
+                let links = contents.iter().filter_map(|content| content.links().ok()).flatten();
+                links.into_iter().any(|link| (link.kind, &link.alias) == (artifact.kind, &artifact.alias))
+            };
+            for other in artifacts.iter().filter(names) {
+                report.warnings.push(format!(
+                    "{} `{}` names the {} `{}`: here that is another one, what came with it is `{}`",
+                    other.kind, other.alias, artifact.kind, renamed.from, renamed.to
+                ));
             }
         }
         // What others name goes first.
@@ -380,8 +400,10 @@ impl Tenancy {
             }
         }
         let is_new = self.find(write, kind, &alias).await?.is_none();
-        for (version, content) in artifact.versions.iter().zip(contents) {
-            if !is_new && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
+        for (place, (version, content)) in artifact.versions.iter().zip(contents).enumerate() {
+            // The newest is to be the newest here, too, though it is a return to an earlier one.
+            let is_newest = place + 1 == artifact.versions.len();
+            if !is_new && !is_newest && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
                 continue;
             }
             let number = self.add_version(write, kind, &alias, content, &version.note, None).await?;
@@ -400,7 +422,6 @@ impl Tenancy {
                 title: Some(artifact.title.clone()),
                 tags: Some(artifact.tags.clone()),
                 visibility: Some(artifact.visibility.clone()),
-                enabled: Some(artifact.enabled),
                 context_engineering_enabled: Some(artifact.context_engineering_enabled),
                 ..Change::default()
             };
@@ -408,6 +429,16 @@ impl Tenancy {
                 self.insert(write, kind, &alias).await?;
             }
             self.apply(write, kind, &alias, &change).await?;
+            if !artifact.enabled {
+                // It came disabled, so nothing uses it yet; if it was the first prompt, another is to be the default.
+                let id = self.existing(write, kind, &alias).await?.id;
+                for sql in [
+                    "UPDATE artifact SET enabled = 0 WHERE id = $1",
+                    "UPDATE tenant SET default_artifact_id = NULL WHERE default_artifact_id = $1",
+                ] {
+                    sqlx::query(sql).bind(&id).execute(&mut **write).await?;
+                }
+            }
         }
         match (is_new, alias == name) {
             (true, true) => report.created.push(name),
@@ -451,6 +482,12 @@ impl Tenancy {
     async fn begin_migration(&self, migration_type: &str) -> Result<Vec<u8>, StoreError> {
         let id = new_id();
         let mut write = self.write().await?;
+        // One whose process was ended cannot say so itself.
+        sqlx::query("UPDATE migration_status SET status = 'failed', completed_at = $2, error_message = 'it was cut short' WHERE tenant_id = $1 AND status = 'running' AND started_at < $2 - 86400000000")
+            .bind(&self.id)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
         sqlx::query("INSERT INTO migration_status (id, tenant_id, migration_type, status, started_at, error_message, templates_migrated, templates_failed) VALUES ($1, $2, $3, 'running', $4, '', 0, 0)")
             .bind(&id)
             .bind(&self.id)

@@ -5,7 +5,7 @@
 use crate::database::Work;
 use crate::{StoreError, check_name};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sluice_index::When;
 use sluice_text::{HISTORY, PLACEHOLDER, Partials, Template, Variable, includes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -308,6 +308,25 @@ impl PromptContent {
             parameters: front.parameters,
             metadata: Map::new(),
         })
+    }
+
+    /// What decides beside its messages what is sent, as one JSON object: the parts that it has.
+    pub fn behavior(&self) -> Value {
+        let mut parts = Map::new();
+        let mut add = |name: &str, part: Value| parts.insert(name.to_owned(), part);
+        if !self.fallback.is_empty() {
+            add("fallback", json!(self.fallback));
+        }
+        if !self.rules.is_empty() {
+            add("rules", json!(self.rules));
+        }
+        if let Some(examples) = &self.examples {
+            add("examples", json!(examples));
+        }
+        if let Some(tools) = &self.tools {
+            add("tools", json!(tools));
+        }
+        Value::Object(parts)
     }
 
     /// Role and template of its messages, then of its rules.

@@ -37,7 +37,7 @@ pub(crate) enum Whose<'t> {
 }
 
 /// In order; a released one never changes. PostgreSQL came with the third.
-const SQLITE: [&str; 8] = [
+const SQLITE: [&str; 9] = [
     include_str!("../migrations/sqlite/0001_first.sql"),
     include_str!("../migrations/sqlite/0002_sequences.sql"),
     include_str!("../migrations/sqlite/0003_artifacts.sql"),
@@ -46,8 +46,9 @@ const SQLITE: [&str; 8] = [
     include_str!("../migrations/sqlite/0006_epochs.sql"),
     include_str!("../migrations/sqlite/0007_blobs.sql"),
     include_str!("../migrations/sqlite/0008_contents.sql"),
+    include_str!("../migrations/sqlite/0009_forgotten.sql"),
 ];
-const POSTGRES: [&str; 8] = [
+const POSTGRES: [&str; 9] = [
     "",
     "",
     include_str!("../migrations/postgres/0003_first.sql"),
@@ -56,6 +57,7 @@ const POSTGRES: [&str; 8] = [
     include_str!("../migrations/postgres/0006_epochs.sql"),
     include_str!("../migrations/postgres/0007_blobs.sql"),
     include_str!("../migrations/postgres/0008_contents.sql"),
+    include_str!("../migrations/postgres/0009_forgotten.sql"),
 ];
 
 /// Writers of PostgreSQL stand in line at this advisory lock; the number is arbitrary and ours.

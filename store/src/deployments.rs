@@ -357,16 +357,24 @@ impl Tenancy {
     }
 
     /// Environments in which only operators with the scope `protected` change what is in force.
-    pub async fn protected_environments(&self) -> Result<Vec<String>, StoreError> {
-        let mut read = self.read().await?;
-        let find = "SELECT name FROM protected_environment WHERE tenant_id = $1 ORDER BY name";
-        Ok(sqlx::query_scalar(find).bind(&self.id).fetch_all(&mut *read).await?)
+    pub async fn protected_environments(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.select_protected(&mut self.read().await?).await
     }
 
-    /// Protects exactly these environments.
-    pub async fn protect(&self, environments: &BTreeSet<String>) -> Result<(), StoreError> {
+    async fn select_protected(&self, work: &mut Work) -> Result<BTreeSet<String>, StoreError> {
+        let find = "SELECT name FROM protected_environment WHERE tenant_id = $1";
+        let names: Vec<String> = sqlx::query_scalar(find).bind(&self.id).fetch_all(&mut **work).await?;
+        Ok(names.into_iter().collect())
+    }
+
+    /// Protects exactly these environments. `expected` is the [`revision_of`] those that the operator saw.
+    pub async fn protect(&self, environments: &BTreeSet<String>, expected: Option<i64>) -> Result<(), StoreError> {
         environments.iter().try_for_each(|name| check_name("environment", name))?;
         let mut write = self.write().await?;
+        let found = revision_of(&self.select_protected(&mut write).await?);
+        if expected.is_some_and(|expected| expected != found) {
+            return Err(StoreError::Conflict { name: "protected-environments".to_owned(), found });
+        }
         sqlx::query("DELETE FROM protected_environment WHERE tenant_id = $1")
             .bind(&self.id)
             .execute(&mut *write)
@@ -382,6 +390,16 @@ impl Tenancy {
         self.note(&mut write, "environment.protected", "", json!(environments), false).await?;
         Ok(write.commit().await?)
     }
+}
+
+/// What tells one set of protected environments from another; there is no count of its changes.
+pub fn revision_of(environments: &BTreeSet<String>) -> i64 {
+    let mut hash = blake3::Hasher::new();
+    for name in environments {
+        hash.update(name.as_bytes()).update(b"/");
+    }
+    let bytes = hash.finalize();
+    i64::from_be_bytes(std::array::from_fn(|at| if at < 2 { 0 } else { bytes.as_bytes()[at] }))
 }
 
 fn must_be_usable(kind: Kind, alias: &str, artifact: &Found) -> Result<(), StoreError> {

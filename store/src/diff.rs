@@ -30,6 +30,7 @@ fn text(version: &Version) -> String {
         ("variables", serde_json::json!(content.variables)),
         ("parameters", serde_json::json!(content.parameters)),
         ("metadata", serde_json::json!(content.metadata)),
+        ("behavior", content.behavior()),
     ] {
         out.push_str(&format!("[{name}]\n{}\n", pretty(&part)));
     }

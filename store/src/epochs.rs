@@ -29,7 +29,7 @@ pub struct Epoch {
 impl Store {
     /// What was published at `location` and is kept, newest first.
     pub async fn epochs(&self, location: &Arc<dyn ObjectStore>) -> Result<Vec<Epoch>, PublishError> {
-        let trusted = [Identity::open(self.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
+        let trusted = Identity::open(self.folder()).map_err(StoreError::from)?.trusted;
         let back_to = self.rolled_back().await?;
         let mut epochs = Vec::new();
         for path in kept(location).await?.into_iter().take(KEPT) {
@@ -122,8 +122,7 @@ impl Tenancy {
         let kept = match epoch {
             None => None,
             Some(epoch) => {
-                let trusted =
-                    [Identity::open(self.store.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
+                let trusted = Identity::open(self.store.folder()).map_err(StoreError::from)?.trusted;
                 let newest = read_manifest(location).await?.ok_or(PublishError::Nothing)?;
                 if epoch > Manifest::verify(&newest, &trusted)?.epoch {
                     return Err(gone(epoch));

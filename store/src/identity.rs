@@ -2,9 +2,12 @@
 
 use sluice_segment::{SigningKey, VerifyingKey};
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A secret file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,8 @@ pub enum IdentityError {
 /// The secrets of a publisher's data folder.
 pub struct Identity {
     pub signing_key: SigningKey,
+    /// The public keys that `publisher.pub` lists: its own, one that is prepared, and those that it signed with before.
+    pub trusted: Vec<VerifyingKey>,
     /// Keys the BLAKE3 of API keys, so that a stolen snapshot does not let anyone test guesses.
     pub pepper: [u8; 32],
     /// What the store's HTTP API asks for, as 64 hexadecimal digits.
@@ -37,9 +42,52 @@ pub struct StoreKeys {
     keys: Vec<(String, [u8; 32])>,
 }
 
+/// How long the command in `SLUICE_STORE_KEY_COMMAND` may take: `SLUICE_STORE_KEY_COMMAND_SECONDS`, or 30 seconds.
+fn command_patience() -> Duration {
+    let said = std::env::var("SLUICE_STORE_KEY_COMMAND_SECONDS").ok().and_then(|said| said.parse().ok());
+    Duration::from_secs(said.filter(|seconds| *seconds > 0).unwrap_or(30))
+}
+
+/// What a shell's `command` prints.
+fn run(command: &str, patience: Duration) -> io::Result<Vec<u8>> {
+    const LOOK: Duration = Duration::from_millis(10);
+    /// Far more than some keys.
+    const MOST: u64 = 64 << 10;
+    // A group of its own, so that what the shell has started can be ended with it.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut child = shell.spawn()?;
+    let output = child.stdout.take();
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        output.map_or(Ok(0), |output| output.take(MOST).read_to_end(&mut said)).map(|_| said)
+    });
+    let until = Instant::now() + patience;
+    while !reader.is_finished() || child.try_wait()?.is_none() {
+        if Instant::now() >= until {
+            let ended =
+                Command::new("kill").args(["-9", "--", &format!("-{}", child.id())]).stderr(Stdio::null()).status();
+            if !ended.is_ok_and(|status| status.success()) {
+                child.kill()?;
+            }
+            child.wait()?;
+            let seconds = patience.as_secs();
+            return Err(io::Error::other(format!(
+                "the command has not ended after {seconds} s; SLUICE_STORE_KEY_COMMAND_SECONDS says how long it may take"
+            )));
+        }
+        std::thread::sleep(LOOK);
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        return Err(io::Error::other(format!("the command ended with {status}")));
+    }
+    reader.join().unwrap_or_else(|_| Err(io::Error::other("what it printed could not be read")))
+}
+
 impl StoreKeys {
     /// From `SLUICE_STORE_KEY` (keys as 64 hexadecimal digits, comma-separated), from what the command in
-    /// `SLUICE_STORE_KEY_COMMAND` prints, or from `store.key` in the data folder, which the first use makes.
+    /// `SLUICE_STORE_KEY_COMMAND` prints within [`command_patience`], or from `store.key` in the data folder, which the first use makes.
     pub fn open(folder: &Path) -> Result<StoreKeys, IdentityError> {
         if let Ok(keys) = std::env::var("SLUICE_STORE_KEY") {
             return StoreKeys::read(&keys, Path::new("SLUICE_STORE_KEY"));
@@ -47,11 +95,8 @@ impl StoreKeys {
         if let Ok(command) = std::env::var("SLUICE_STORE_KEY_COMMAND") {
             let place = Path::new("SLUICE_STORE_KEY_COMMAND");
             let failed = |source| IdentityError::Io { path: place.to_owned(), source };
-            let done = std::process::Command::new("sh").args(["-c", &command]).output().map_err(failed)?;
-            if !done.status.success() {
-                return Err(failed(io::Error::other(format!("the command ended with {}", done.status))));
-            }
-            return StoreKeys::read(&String::from_utf8_lossy(&done.stdout), place);
+            let said = run(&command, command_patience()).map_err(failed)?;
+            return StoreKeys::read(&String::from_utf8_lossy(&said), place);
         }
         let path = folder.join("store.key");
         if !path.exists() {
@@ -123,13 +168,18 @@ impl Identity {
     /// Reads the folder's secrets; the first run makes them.
     pub fn open(folder: &Path) -> Result<Identity, IdentityError> {
         let signing_key = SigningKey::from_bytes(&secret(&folder.join("publisher.key"))?);
-        let public = folder.join("publisher.pub");
-        if !public.exists() {
-            let text = hex::encode(signing_key.verifying_key().as_bytes());
-            std::fs::write(&public, text).map_err(|source| IdentityError::Io { path: public, source })?;
+        let mut trusted = match folder.join(PUBLIC).exists() {
+            true => read_publisher_keys(folder)?,
+            false => Vec::new(),
+        };
+        let own = signing_key.verifying_key();
+        if !trusted.contains(&own) {
+            trusted.insert(0, own);
+            write_publisher_keys(folder, &trusted)?;
         }
         Ok(Identity {
             signing_key,
+            trusted,
             pepper: secret(&folder.join("pepper"))?,
             operator_token: secret(&folder.join("operator.token"))?,
             fleet_key: secret(&folder.join("fleet.key"))?,
@@ -149,11 +199,79 @@ pub fn read_fleet_key(folder: &Path) -> Result<Option<[u8; 32]>, IdentityError> 
     if path.exists() { secret(&path).map(Some) } else { Ok(None) }
 }
 
-/// The public key that `folder`'s publisher signs with.
-pub fn read_publisher_key(folder: &Path) -> Result<VerifyingKey, IdentityError> {
-    let path = folder.join("publisher.pub");
-    let bytes = read_hex(&path)?;
-    VerifyingKey::from_bytes(&bytes).map_err(|_| IdentityError::Malformed(path))
+/// Where the public keys of a folder's publisher are, one a line.
+const PUBLIC: &str = "publisher.pub";
+/// Where the key is that will be signed with after the next rotation.
+const NEXT: &str = "publisher.next";
+
+/// The public keys of `folder`'s publisher: the one that it signs with, one that is prepared, and earlier ones.
+pub fn read_publisher_keys(folder: &Path) -> Result<Vec<VerifyingKey>, IdentityError> {
+    let path = folder.join(PUBLIC);
+    let text = std::fs::read_to_string(&path).map_err(|source| IdentityError::Io { path: path.clone(), source })?;
+    let key = |line: &str| {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(line.trim(), &mut bytes).ok()?;
+        VerifyingKey::from_bytes(&bytes).ok()
+    };
+    let keys: Option<Vec<VerifyingKey>> = text.lines().filter(|line| !line.trim().is_empty()).map(key).collect();
+    keys.filter(|keys| !keys.is_empty()).ok_or(IdentityError::Malformed(path))
+}
+
+fn write_publisher_keys(folder: &Path, keys: &[VerifyingKey]) -> Result<(), IdentityError> {
+    let lines: Vec<String> = keys.iter().map(|key| hex::encode(key.as_bytes())).collect();
+    let (path, temporary) = (folder.join(PUBLIC), part(&folder.join(PUBLIC)));
+    let written = std::fs::write(&temporary, lines.join("\n") + "\n").and_then(|()| std::fs::rename(&temporary, &path));
+    written.and_then(|()| sync_folder(&path)).map_err(|source| IdentityError::Io { path, source })
+}
+
+/// Makes the key that the publisher of `folder` will sign with after [`rotate_publisher`]; the one that is prepared
+/// already, where there is one. Edges have to trust it before.
+pub fn prepare_publisher(folder: &Path) -> Result<VerifyingKey, IdentityError> {
+    let mut keys = Identity::open(folder)?.trusted;
+    let next = SigningKey::from_bytes(&secret(&folder.join(NEXT))?).verifying_key();
+    if !keys.contains(&next) {
+        keys.push(next);
+        write_publisher_keys(folder, &keys)?;
+    }
+    Ok(next)
+}
+
+/// Has the publisher of `folder` sign with the key that was prepared. What it signed before stays trusted until
+/// [`forget_publisher`].
+pub fn rotate_publisher(folder: &Path) -> Result<VerifyingKey, IdentityError> {
+    let next = folder.join(NEXT);
+    if !next.exists() {
+        let source =
+            io::Error::other("no key is prepared; run `sluice publisher prepare`, and have every edge trust it");
+        return Err(IdentityError::Io { path: next, source });
+    }
+    // Listed before it is in use, should this be cut short.
+    prepare_publisher(folder)?;
+    let path = folder.join("publisher.key");
+    std::fs::rename(&next, &path)
+        .and_then(|()| sync_folder(&path))
+        .map_err(|source| IdentityError::Io { path, source })?;
+    Ok(Identity::open(folder)?.signing_key.verifying_key())
+}
+
+/// Trusts an earlier key no longer, given in hexadecimal.
+pub fn forget_publisher(folder: &Path, key: &str) -> Result<(), IdentityError> {
+    let identity = Identity::open(folder)?;
+    let path = folder.join(PUBLIC);
+    let refused = |reason: &str| IdentityError::Io { path: path.clone(), source: io::Error::other(reason.to_owned()) };
+    let named = |known: &VerifyingKey| hex::encode(known.as_bytes()) == key.trim();
+    if named(&identity.signing_key.verifying_key()) {
+        return Err(refused("it is the key that is signed with"));
+    }
+    if !identity.trusted.iter().any(named) {
+        return Err(refused("it lists no such key"));
+    }
+    let next = folder.join(NEXT);
+    if next.exists() && named(&SigningKey::from_bytes(&secret(&next)?).verifying_key()) {
+        std::fs::remove_file(&next).map_err(|source| IdentityError::Io { path: next, source })?;
+    }
+    let kept: Vec<VerifyingKey> = identity.trusted.iter().filter(|known| !named(known)).copied().collect();
+    write_publisher_keys(folder, &kept)
 }
 
 fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
@@ -218,4 +336,20 @@ fn read_hex(path: &Path) -> Result<[u8; 32], IdentityError> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| IdentityError::Malformed(path.to_owned()))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_says_its_output_or_why_there_is_none() {
+        let patience = Duration::from_secs(20);
+        assert_eq!(run("echo one; echo two", patience).unwrap(), b"one\ntwo\n");
+        assert!(run("echo key; exit 3", patience).unwrap_err().to_string().contains("exit status: 3"));
+        let begun = Instant::now();
+        let slow = run("sleep 30 & sleep 30", Duration::from_millis(100)).unwrap_err().to_string();
+        assert!(slow.contains("SLUICE_STORE_KEY_COMMAND_SECONDS"), "{slow}");
+        assert!(begun.elapsed() < patience);
+    }
 }

@@ -526,7 +526,7 @@ impl Tenancy {
             "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'run' AND unit IN (SELECT id FROM run WHERE tenant_id = $1 AND subject = $2)",
             "DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'session' AND unit IN (SELECT session FROM run WHERE tenant_id = $1 AND subject = $2 AND session IS NOT NULL)",
             "DELETE FROM run_content WHERE tenant_id = $1 AND subject = $2",
-            "UPDATE run SET subject = NULL WHERE tenant_id = $1 AND subject = $2",
+            "UPDATE run SET subject = NULL, forgotten = 1 WHERE tenant_id = $1 AND subject = $2",
         ] {
             sqlx::query(statement).bind(&self.id).bind(&unit).execute(&mut *write).await?;
         }

@@ -28,6 +28,7 @@ mod registry;
 mod resolve;
 mod secrets;
 mod settings;
+mod statistics;
 mod transcripts;
 
 pub use api::router;
@@ -40,11 +41,14 @@ pub use bundle::{
 pub use content::{Content, Example, Examples, Kind, Link, PromptContent, PromptMessage, Rule, Tools};
 pub use convert::Format;
 pub use database::restore;
-pub use deployments::{Deploy, Deployment};
+pub use deployments::{Deploy, Deployment, revision_of};
 pub use embedding::{Made, NotMade};
 pub use epochs::Epoch;
 pub use experiments::{Arm, Experiment, ExperimentChange, NewExperiment};
-pub use identity::{Identity, IdentityError, StoreKeys, read_fleet_key, read_pepper, read_publisher_key};
+pub use identity::{
+    Identity, IdentityError, StoreKeys, forget_publisher, prepare_publisher, read_fleet_key, read_pepper,
+    read_publisher_keys, rotate_publisher,
+};
 pub use keys::{CreatedKey, KeyRecord, NewKey, hash_key};
 pub use knowledge::{
     CollectionModel, CollectionSize, Document, DocumentRow, IngestError, IngestSummary, ReadError, Source,
@@ -55,6 +59,7 @@ pub use publish::{Publication, PublishError, verify_published};
 pub use records::{ArmResult, Collected, EdgeState, ExperimentResult, RunRecord};
 pub use secrets::SecretRecord;
 pub use settings::Setting;
+pub use statistics::{FeedbackRecord, MetricMean, VersionStatistics};
 pub use transcripts::RunContent;
 
 use database::{Database, Whose, Work};
@@ -145,14 +150,22 @@ impl Store {
             found => return found,
         }
         let mut write = self.database.write(Whose::All).await?;
-        sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3) ON CONFLICT (slug) DO NOTHING")
-            .bind(new_id())
-            .bind(name)
-            .bind(now())
-            .execute(&mut *write)
-            .await?;
+        let made =
+            sqlx::query("INSERT INTO tenant (id, slug, created_at) VALUES ($1, $2, $3) ON CONFLICT (slug) DO NOTHING")
+                .bind(new_id())
+                .bind(name)
+                .bind(now())
+                .execute(&mut *write)
+                .await?;
+        let is_new = made.rows_affected() == 1;
+        let id = sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(name).fetch_one(&mut *write).await?;
+        let tenancy =
+            Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned(), protected_too: false };
+        if is_new {
+            tenancy.record(&mut write, "tenant.created", name, Value::Null).await?;
+        }
         write.commit().await?;
-        self.tenancy(name, actor).await
+        Ok(tenancy)
     }
 
     /// The names of all tenants.

@@ -89,7 +89,8 @@ impl Tenancy {
             None => None,
         };
         let most = content.parameters.get("max_tokens").or(content.parameters.get("max_completion_tokens"));
-        Ok(render(&template, &rules, asked, prices, most.and_then(Value::as_f64)))
+        // It may take as long as its fuel lasts; whoever else is served by this thread goes on.
+        Ok(tokio::task::block_in_place(|| render(&template, &rules, asked, prices, most.and_then(Value::as_f64))))
     }
 
     /// Input and output price of a million tokens.

@@ -36,6 +36,8 @@ pub struct Publication {
     pub segments_kept: usize,
     /// Bytes of the objects that were written.
     pub bytes: u64,
+    /// Credentials that are published as they were, since the store's key could not be had.
+    pub sealed_kept: usize,
 }
 
 /// A snapshot that was not published.
@@ -75,18 +77,27 @@ impl Store {
         let _alone = self.publish_alone().await?;
         let identity = Identity::open(self.folder()).map_err(StoreError::from)?;
         let upto = self.latest_change().await?;
-        let trusted = [identity.signing_key.verifying_key()];
-        let before = match read_manifest(&location).await? {
-            // A manifest that is not this publisher's is replaced, but its epoch is not known: the table's is used.
-            Some(bytes) => Manifest::verify(&bytes, &trusted).ok(),
-            None => None,
-        };
+        let trusted = &identity.trusted;
+        let found = read_manifest(&location).await?;
+        // A manifest that is not this publisher's is replaced, but its epoch is not known: the table's is used.
+        let before = found.as_ref().and_then(|bytes| Manifest::verify(bytes, trusted).ok());
+        let own = [identity.signing_key.verifying_key()];
+        let is_own = found.is_some_and(|bytes| Manifest::verify(&bytes, &own).is_ok());
         let mut written = 0;
-        let mut registry = registry::assemble(self).await?;
+        let (mut registry, sealed) = registry::assemble(self).await?;
+        if let (false, Some(before)) = (sealed.is_empty(), &before) {
+            // Revocations must not wait for the store's key: credentials that cannot be opened now stay as they are.
+            match self.read_registry(&location, &before.registry).await {
+                Ok(before) => registry::keep_credentials(&mut registry, &sealed, before),
+                Err(error) => {
+                    tracing::error!(%error, "what is sealed cannot be read at the location; edges do without it")
+                }
+            }
+        }
         if let Some(epoch) = self.rolled_back().await? {
             // Prompts as they were. Keys, credentials and documents stay as they are: what was revoked or removed since
             // does not come back.
-            let mut old = self.registry_of(&location, epoch, &trusted).await;
+            let mut old = self.registry_of(&location, epoch, trusted).await;
             if let (Err(error), Some(before)) = (&old, &before) {
                 // Revocations must not wait for it: what is in force stays in force.
                 tracing::error!(%error, epoch, "the epoch that was gone back to cannot be read; run `sluice epoch resume`");
@@ -108,6 +119,7 @@ impl Store {
         let registry = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
         let registry = put_object(&location, registry, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
+        let mut failed = None;
         let mut collections = Vec::new();
         let names: Vec<(Vec<u8>, String, i64)> =
             sqlx::query_as("SELECT tenant_id, name, next_sequence FROM collection ORDER BY tenant_id, name")
@@ -134,11 +146,20 @@ impl Store {
             }
             kept += segments.len();
             let covered = segments.last().map_or(0, |segment| segment.last);
-            if let Some(segment) = self.build(&location, &tenant, &name, covered + 1..u64::MAX, &mut written).await? {
-                built += 1;
-                segments.push(segment);
+            // What was revoked, removed and deployed must not wait for a collection whose documents cannot be built in.
+            match self.build(&location, &tenant, &name, covered + 1..u64::MAX, &mut written).await {
+                Ok(Some(segment)) => {
+                    built += 1;
+                    segments.push(segment);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, collection = name, "a collection's new documents are not published");
+                    failed.get_or_insert(error);
+                }
             }
             if segments.is_empty() {
+                collections.extend(old.filter(|_| failed.is_some()).cloned());
                 continue;
             }
             let gone = self.forgotten(&tenant, &name, &(0..covered + 1)).await?;
@@ -150,9 +171,13 @@ impl Store {
             manifest.registry == registry && manifest.collections == collections && manifest.erased == erased
         });
         if let Some(manifest) = same {
-            if now() - manifest.published_at > RENEWAL_MICROSECONDS {
+            // Signed anew from time to time, and when another key is to be signed with.
+            if !is_own || now() - manifest.published_at > RENEWAL_MICROSECONDS {
                 let renewed = Manifest { published_at: now(), ..manifest.clone() };
                 self.put_manifest(&location, &renewed, &identity, false).await?;
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             return Ok(Publication {
                 epoch: manifest.epoch,
@@ -160,13 +185,24 @@ impl Store {
                 segments_built: built,
                 segments_kept: kept,
                 bytes: written,
+                sealed_kept: sealed.len(),
             });
         }
         let is_other = before.as_ref().is_none_or(|before| before.registry != registry);
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
         let manifest = Manifest { epoch, published_at: now(), registry, collections, erased };
         self.put_manifest(&location, &manifest, &identity, is_other).await?;
-        Ok(Publication { epoch, changed: true, segments_built: built, segments_kept: kept, bytes: written })
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        Ok(Publication {
+            epoch,
+            changed: true,
+            segments_built: built,
+            segments_kept: kept,
+            bytes: written,
+            sealed_kept: sealed.len(),
+        })
     }
 
     async fn put_manifest(
@@ -322,7 +358,7 @@ impl Store {
     /// whether there was anything to do. Publications go on meanwhile.
     pub async fn compact(&self, location: Arc<dyn ObjectStore>) -> Result<bool, PublishError> {
         let identity = Identity::open(self.folder()).map_err(StoreError::from)?;
-        let trusted = [identity.signing_key.verifying_key()];
+        let trusted = &identity.trusted;
         let Some(bytes) = read_manifest(&location).await? else { return Ok(false) };
         let manifest = Manifest::verify(&bytes, &trusted)?;
         // The most segments first: a collection that is always hollow must not keep the others from being joined.
@@ -377,7 +413,7 @@ impl Store {
     ) -> Result<(), PublishError> {
         let _alone = self.publish_alone().await?;
         let bytes = read_manifest(location).await?.ok_or(PublishError::Nothing)?;
-        let mut manifest = Manifest::verify(&bytes, &[identity.signing_key.verifying_key()])?;
+        let mut manifest = Manifest::verify(&bytes, &identity.trusted)?;
         let ours = |other: &CollectionEntry| other.tenant == entry.tenant && other.name == entry.name;
         let Some(place) = manifest.collections.iter().position(ours) else { return Err(PublishError::Overtaken) };
         let now_there = &mut manifest.collections[place];
@@ -405,7 +441,7 @@ impl Store {
     pub async fn sweep(&self, location: Arc<dyn ObjectStore>) -> Result<usize, PublishError> {
         let _alone = self.publish_alone().await?;
         let Some(bytes) = read_manifest(&location).await? else { return Ok(0) };
-        let trusted = [Identity::open(self.folder()).map_err(StoreError::from)?.signing_key.verifying_key()];
+        let trusted = Identity::open(self.folder()).map_err(StoreError::from)?.trusted;
         let manifest = Manifest::verify(&bytes, &trusted)?;
         let mut needed: HashSet<ObjectPath> = manifest.objects().map(|object| object_path(object.hash)).collect();
         needed.extend(self.keep_epochs(&location, &trusted).await?);

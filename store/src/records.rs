@@ -7,6 +7,8 @@ use crate::database::Whose;
 use crate::epochs::TOLD;
 use crate::preview::price_of;
 use crate::publish::PublishError;
+use crate::settings::{EVENT_RETENTION, RUN_RETENTION};
+use crate::statistics::no_run;
 use crate::{Store, StoreError, Tenancy, now, transcripts};
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
@@ -29,6 +31,20 @@ pub struct Collected {
     pub records: u64,
     /// Records that this program cannot read, or of tenants that are gone.
     pub unknown: u64,
+    /// Batches that could not be stored, or not all of them: they lie below `journal-refused` at the location.
+    pub set_aside: u64,
+}
+
+/// Where batches are put that nothing else can be done with.
+const ASIDE: &str = "journal-refused";
+
+/// Whether the database refuses the values themselves, as it would for ever.
+fn is_of_values(error: &StoreError) -> bool {
+    use sqlx::error::ErrorKind;
+    let StoreError::Database(sqlx::Error::Database(error)) = error else { return false };
+    matches!(error.kind(), ErrorKind::CheckViolation | ErrorKind::NotNullViolation | ErrorKind::ForeignKeyViolation)
+        // SQLSTATE class 22: data exceptions.
+        || error.code().is_some_and(|code| code.len() == 5 && code.starts_with("22"))
 }
 
 /// What an edge said of itself last.
@@ -39,6 +55,8 @@ pub struct EdgeState {
     pub program: String,
     /// Microseconds since the Unix epoch, by the edge's clock.
     pub at: i64,
+    /// Records that it had to drop since its start, for want of room or of a location.
+    pub dropped: i64,
 }
 
 /// One exchange.
@@ -86,45 +104,19 @@ impl Store {
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let (records, _) = journal_records(&bytes);
-            // Read ahead of the transaction, so that what cannot be stored is known before anything is.
-            let records: Vec<Option<Record<'_>>> =
-                records.iter().map(|record| serde_json::from_slice(record).ok()).collect();
-            let mut write = self.database.write(Whose::All).await?;
-            let taken = sqlx::query("INSERT INTO journal (edge, number, records, at) VALUES ($1, $2, $3, $4) ON CONFLICT (edge, number) DO NOTHING")
-                .bind(&edge)
-                .bind(number)
-                .bind(records.len() as i64)
-                .bind(now())
-                .execute(&mut *write)
-                .await?;
-            if taken.rows_affected() == 1 {
-                let runs: Vec<&Run<'_>> = records
-                    .iter()
-                    .filter_map(|record| match record {
-                        Some(Record::Run(run)) => Some(run),
-                        _ => None,
-                    })
-                    .collect();
-                let prices = prices(&mut write).await?;
-                let keepers = transcripts::keepers(&mut write).await?;
-                let erased = Erased::read(&mut write).await?;
-                done.unknown += insert_runs(&mut write, &tenants, &prices, &erased, &edge, &runs).await?;
-                for record in &records {
-                    let known = match record {
-                        Some(Record::Run(_)) => true,
-                        Some(Record::Feedback(said)) => insert_feedback(&mut write, &tenants, &erased, said).await?,
-                        Some(Record::Content(content)) => {
-                            transcripts::insert(&mut write, &keepers, &erased, content).await?
-                        }
-                        None => false,
-                    };
-                    done.unknown += u64::from(!known);
+            let unread = match self.take_batch(&edge, number, &bytes, &tenants, &mut done).await {
+                Ok(unread) => unread > 0,
+                Err(error) if is_of_values(&error) => {
+                    tracing::error!(%error, batch = %batch.location, "a batch of records cannot be stored; it is set aside");
+                    true
                 }
-                done.records += records.len() as u64;
-                done.batches += 1;
+                Err(error) => return Err(error.into()),
+            };
+            if unread {
+                done.set_aside += 1;
+                let aside = ObjectPath::from(format!("{ASIDE}/{edge}/{number}"));
+                location.put(&aside, bytes.into()).await?;
             }
-            write.commit().await?;
             match location.delete(&batch.location).await {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -133,16 +125,69 @@ impl Store {
         Ok(done)
     }
 
-    /// Removes records that are older than their tenant keeps them: the setting `run_retention_days`, 90 without it.
+    /// Stores one batch, if it was not stored before. Gives how many of its records are not known here.
+    async fn take_batch(
+        &self,
+        edge: &str,
+        number: i64,
+        bytes: &[u8],
+        tenants: &HashSet<Vec<u8>>,
+        done: &mut Collected,
+    ) -> Result<u64, StoreError> {
+        let (records, end) = journal_records(bytes);
+        let records: Vec<Option<Record<'_>>> =
+            records.iter().map(|record| serde_json::from_slice(record).ok()).collect();
+        // Where not even the head of the file is known, a newer edge wrote it.
+        let unread = records.iter().filter(|record| record.is_none()).count() as u64 + u64::from(end == 0);
+        let mut write = self.database.write(Whose::All).await?;
+        let taken = sqlx::query("INSERT INTO journal (edge, number, records, at) VALUES ($1, $2, $3, $4) ON CONFLICT (edge, number) DO NOTHING")
+            .bind(edge)
+            .bind(number)
+            .bind(records.len() as i64)
+            .bind(now())
+            .execute(&mut *write)
+            .await?;
+        let mut unknown = unread;
+        if taken.rows_affected() == 1 {
+            let runs: Vec<&Run<'_>> = records
+                .iter()
+                .filter_map(|record| match record {
+                    Some(Record::Run(run)) => Some(run),
+                    _ => None,
+                })
+                .collect();
+            let prices = prices(&mut write).await?;
+            let keepers = transcripts::keepers(&mut write).await?;
+            let erased = Erased::read(&mut write).await?;
+            unknown += insert_runs(&mut write, tenants, &prices, &erased, edge, &runs).await?;
+            for record in &records {
+                let known = match record {
+                    Some(Record::Run(_)) | None => true,
+                    Some(Record::Feedback(said)) => insert_feedback(&mut write, tenants, &erased, said).await?,
+                    Some(Record::Content(content)) => {
+                        transcripts::insert(&mut write, &keepers, &erased, content).await?
+                    }
+                };
+                unknown += u64::from(!known);
+            }
+        }
+        write.commit().await?;
+        if taken.rows_affected() == 1 {
+            done.unknown += unknown;
+            done.records += records.len() as u64;
+            done.batches += 1;
+        }
+        Ok(unread)
+    }
+
+    /// Removes records that are older than their tenant keeps them: the setting `run_retention_days`, 90 without it; and
+    /// audit events and what imports did, only where the setting `event_retention_days` says so.
     pub async fn forget_old_records(&self) -> Result<u64, StoreError> {
         let mut gone = 0;
         for name in self.tenants().await? {
             let tenancy = self.tenancy(&name, "retention").await?;
-            let days = match tenancy.setting("run_retention_days").await {
-                Ok(setting) => setting.value.as_i64().unwrap_or(RETENTION_DAYS).clamp(1, 36_500),
-                Err(StoreError::NotFound { .. }) => RETENTION_DAYS,
-                Err(error) => return Err(error),
-            };
+            let days = tenancy.days(RUN_RETENTION).await?.unwrap_or(RETENTION_DAYS);
+            let events = tenancy.days(EVENT_RETENTION).await?;
             let mut write = tenancy.write().await?;
             for sql in [
                 "DELETE FROM run WHERE tenant_id = $1 AND at < $2",
@@ -150,6 +195,17 @@ impl Store {
             ] {
                 let removed = sqlx::query(sql).bind(&tenancy.id).bind(now() - days * DAY).execute(&mut *write).await?;
                 gone += removed.rows_affected();
+            }
+            if let Some(days) = events {
+                // What is published is told by the newest event that asks for it.
+                for sql in [
+                    "DELETE FROM event WHERE tenant_id = $1 AND at < $2 AND seq < (SELECT COALESCE(MAX(seq), 0) FROM event WHERE tenant_id = $1 AND publishes = 1)",
+                    "DELETE FROM migration_status WHERE tenant_id = $1 AND started_at < $2",
+                ] {
+                    let gone_now =
+                        sqlx::query(sql).bind(&tenancy.id).bind(now() - days * DAY).execute(&mut *write).await?;
+                    gone += gone_now.rows_affected();
+                }
             }
             // Where the setting is gone, so is all that was kept by it, but for what was on its way.
             let days = tenancy.keeping(&mut write).await?.map_or(0, |keeping| keeping.days);
@@ -167,6 +223,10 @@ impl Store {
             .bind(now() - RETENTION_DAYS * DAY)
             .execute(&mut *write)
             .await?;
+        // Of epochs only the newest number is asked for.
+        sqlx::query("DELETE FROM snapshot WHERE epoch < (SELECT MAX(epoch) - 1000 FROM snapshot)")
+            .execute(&mut *write)
+            .await?;
         sqlx::query("DELETE FROM erasure WHERE at < $1").bind(now() - TOLD).execute(&mut *write).await?;
         write.commit().await?;
         Ok(gone)
@@ -179,6 +239,8 @@ impl Store {
             epoch: i64,
             at: i64,
             program: String,
+            #[serde(default)]
+            dropped: i64,
         }
         let mut states = Vec::new();
         let edges: Vec<_> = location.list(Some(&ObjectPath::from("edges"))).try_collect().await?;
@@ -188,9 +250,9 @@ impl Store {
                 Err(object_store::Error::NotFound { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            if let Ok(Said { epoch, at, program }) = serde_json::from_slice(&bytes) {
+            if let Ok(Said { epoch, at, program, dropped }) = serde_json::from_slice(&bytes) {
                 let name = edge.location.filename().unwrap_or_default().to_owned();
-                states.push(EdgeState { name, epoch, program, at });
+                states.push(EdgeState { name, epoch, program, at, dropped });
             }
         }
         states.sort_by(|a, b| a.name.cmp(&b.name));
@@ -215,7 +277,7 @@ pub(crate) fn bytes(text: &str) -> Option<Vec<u8>> {
 
 /// Rows of one statement: a statement for each run costs several times as much.
 const ROWS: usize = 64;
-const COLUMNS: usize = 22;
+const COLUMNS: usize = 23;
 
 /// The setting `prices` of every tenant that has one.
 async fn prices(write: &mut Write) -> Result<HashMap<Vec<u8>, Value>, StoreError> {
@@ -233,6 +295,9 @@ fn cost(prices: &Value, run: &Run<'_>) -> Option<f64> {
 /// The subjects that were erased, and when. What was on its way then comes without them.
 pub(crate) struct Erased(HashMap<(Vec<u8>, Vec<u8>), i64>);
 
+/// By how much an edge's clock may be ahead: what happened before an erasure must not outlive it, in microseconds.
+const CLOCKS: i64 = 300_000_000;
+
 impl Erased {
     async fn read(write: &mut Write) -> Result<Erased, StoreError> {
         let rows: Vec<(Vec<u8>, Vec<u8>, i64)> =
@@ -242,7 +307,8 @@ impl Erased {
 
     /// Whether what is of that subject, and of that time, is to be forgotten.
     pub(crate) fn holds(&self, tenant: &[u8], subject: &[u8], at: i64) -> bool {
-        !self.0.is_empty() && self.0.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(|erased| *erased >= at)
+        let is_before = |erased: &i64| *erased >= at - CLOCKS;
+        !self.0.is_empty() && self.0.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(is_before)
     }
 }
 
@@ -264,7 +330,7 @@ async fn insert_runs(
         }
     }
     for rows in known.chunks(ROWS) {
-        let mut sql = "INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost) VALUES ".to_owned();
+        let mut sql = "INSERT INTO run (id, tenant_id, at, edge, key_id, route, provider, model, prompt, version, environment, experiment, arm, session, subject, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost, forgotten) VALUES ".to_owned();
         for row in 0..rows.len() {
             let places: Vec<String> = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
             sql.push_str(if row > 0 { ", (" } else { "(" });
@@ -274,7 +340,13 @@ async fn insert_runs(
         sql.push_str(" ON CONFLICT (id) DO NOTHING");
         // Made of numbers and of what stands above.
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        let mut forgotten = Vec::new();
         for (id, tenant, run) in rows {
+            let subject = bytes(&run.subject);
+            let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(tenant, subject, run.at));
+            if is_erased {
+                forgotten.push((tenant, id));
+            }
             query = query
                 .bind(id.clone())
                 .bind(tenant.clone())
@@ -290,16 +362,25 @@ async fn insert_runs(
                 .bind(text(&run.experiment))
                 .bind(text(&run.arm))
                 .bind(bytes(&run.session))
-                .bind(bytes(&run.subject).filter(|subject| !erased.holds(tenant, subject, run.at)))
+                .bind(subject.filter(|_| !is_erased))
                 .bind(run.status)
                 .bind(text(&run.error))
                 .bind(run.input_tokens)
                 .bind(run.output_tokens)
                 .bind(run.own_microseconds)
                 .bind(run.total_microseconds)
-                .bind(prices.get(tenant).and_then(|prices| cost(prices, run)));
+                .bind(prices.get(tenant).and_then(|prices| cost(prices, run)))
+                .bind(i64::from(is_erased));
         }
         query.execute(&mut **write).await?;
+        // What was said of them may have come by another edge, earlier.
+        for (tenant, id) in forgotten {
+            sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'run' AND unit = $2")
+                .bind(tenant.clone())
+                .bind(id.clone())
+                .execute(&mut **write)
+                .await?;
+        }
     }
     Ok(unknown)
 }
@@ -312,7 +393,20 @@ async fn insert_feedback(
 ) -> Result<bool, StoreError> {
     let tenant = bytes(&said.tenant).filter(|tenant| tenants.contains(tenant));
     let (Some(tenant), Some(unit)) = (tenant, bytes(&said.unit)) else { return Ok(false) };
-    if said.unit_kind == "subject" && erased.holds(&tenant, &unit, said.at) {
+    let is_forgotten = match &*said.unit_kind {
+        "subject" => erased.holds(&tenant, &unit, said.at),
+        kind @ ("run" | "session") => {
+            let find = match kind {
+                "run" => "SELECT 1 FROM run WHERE tenant_id = $1 AND id = $2 AND forgotten = 1 LIMIT 1",
+                _ => "SELECT 1 FROM run WHERE tenant_id = $1 AND session = $2 AND forgotten = 1 LIMIT 1",
+            };
+            let found = sqlx::query(find).bind(&tenant).bind(&unit).fetch_optional(&mut **write).await?;
+            found.is_some()
+        }
+        // Of a newer edge than this store.
+        _ => return Ok(false),
+    };
+    if is_forgotten {
         return Ok(true);
     }
     // Batches of several edges may arrive in any order; what was said last counts.
@@ -360,11 +454,20 @@ pub struct ExperimentResult {
 }
 
 impl Tenancy {
-    /// The newest runs, newest first.
-    pub async fn runs(&self, limit: i64) -> Result<Vec<RunRecord>, StoreError> {
+    /// The newest runs, newest first; those before the run `before`, where one is named.
+    pub async fn runs(&self, before: Option<&str>, limit: i64) -> Result<Vec<RunRecord>, StoreError> {
         use sqlx::Row;
         let mut read = self.read().await?;
-        let rows = sqlx::query("SELECT id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost FROM run WHERE tenant_id = $1 ORDER BY at DESC LIMIT $2").bind(&self.id).bind(limit).fetch_all(&mut *read).await?;
+        let before = match before {
+            None => (i64::MAX, Vec::new()),
+            Some(run) => {
+                let id = hex::decode(run).map_err(|_| no_run(run))?;
+                let find = "SELECT at FROM run WHERE tenant_id = $1 AND id = $2";
+                let at = sqlx::query_scalar(find).bind(&self.id).bind(&id).fetch_optional(&mut *read).await?;
+                (at.ok_or_else(|| no_run(run))?, id)
+            }
+        };
+        let rows = sqlx::query("SELECT id, at, edge, route, provider, model, prompt, version, environment, experiment, arm, status, error, input_tokens, output_tokens, own_microseconds, total_microseconds, cost FROM run WHERE tenant_id = $1 AND at <= $2 AND (at < $2 OR id < $3) ORDER BY at DESC, id DESC LIMIT $4").bind(&self.id).bind(before.0).bind(before.1).bind(limit).fetch_all(&mut *read).await?;
         let record = |row: &sqlx::any::AnyRow| {
             Ok(RunRecord {
                 id: hex::encode(row.try_get::<Vec<u8>, _>("id")?),
@@ -533,6 +636,58 @@ mod tests {
         }
         assert!(left <= 14, "{left} of 200");
         assert_eq!(confidence(&[]), (None, None));
+    }
+
+    /// A batch as an edge ships it.
+    fn batch(folder: &std::path::Path, records: &[&[u8]]) -> Vec<u8> {
+        let path = folder.join("batch");
+        let mut file = sluice_segment::JournalFile::create(&path, 4_096).unwrap();
+        assert!(records.iter().all(|record| file.append(record)));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        bytes
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn batches_that_cannot_be_read_are_set_aside_and_the_next_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), None).await.unwrap();
+        let tenancy = store.make_tenancy("t", "test").await.unwrap();
+        let location: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+        let tenant = hex::encode(&tenancy.id);
+        let run = |id: &str| Run { id: id.to_owned().into(), tenant: tenant.clone().into(), ..Run::default() };
+        let run = |id: &str| serde_json::to_vec(&Record::Run(run(id))).unwrap();
+        let newer = br#"{"kind":"dream","tenant":"00"}"#;
+        let odd = format!(
+            r#"{{"kind":"feedback","tenant":"{tenant}","unit_kind":"dream","unit":"aa","metric":"m","source":"s","at":1}}"#
+        );
+        let batches = [
+            ("journal/a/1", b"a file of another kind".to_vec()),
+            ("journal/a/2", batch(folder.path(), &[&run("01"), newer, odd.as_bytes()])),
+            ("journal/a/3", batch(folder.path(), &[&run("02")])),
+        ];
+        for (path, bytes) in &batches {
+            location.put(&ObjectPath::from(*path), bytes.clone().into()).await.unwrap();
+        }
+        let done = store.collect(Arc::clone(&location)).await.unwrap();
+        assert_eq!(done, Collected { batches: 3, records: 4, unknown: 3, set_aside: 2 });
+        assert_eq!(tenancy.count_runs().await.unwrap(), 2);
+        for (path, bytes) in &batches {
+            let aside = location.get(&ObjectPath::from(path.replace("journal", ASIDE))).await;
+            match path.ends_with('3') {
+                true => assert!(aside.is_err()),
+                false => assert_eq!(aside.unwrap().bytes().await.unwrap(), *bytes),
+            }
+            assert!(location.get(&ObjectPath::from(*path)).await.is_err());
+        }
+        // What a database refuses for its values, and what it refuses for now.
+        let mut write = store.database.write(Whose::All).await.unwrap();
+        let mut refused = async |sql: &'static str| {
+            StoreError::from(sqlx::query(sql).bind(&tenancy.id).execute(&mut *write).await.unwrap_err())
+        };
+        let sql = "INSERT INTO feedback (tenant_id, unit_kind, unit, metric, source, comment, at) VALUES ($1, 'x', $1, '', '', '', 1)";
+        assert!(is_of_values(&refused(sql).await));
+        assert!(!is_of_values(&refused("INSERT INTO nowhere VALUES ($1)").await));
     }
 
     #[test]

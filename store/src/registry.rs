@@ -13,20 +13,43 @@ use sluice_segment::{
 };
 use sqlx::Row;
 
-pub(crate) async fn assemble(store: &Store) -> Result<Registry, StoreError> {
+/// A credential of a tenant that could not be opened, by its name and origin.
+pub(crate) struct Sealed {
+    tenant: [u8; 16],
+    name: String,
+    origin: String,
+}
+
+/// Takes credentials over from what is in force, with the contents' key that comes from one of them.
+pub(crate) fn keep_credentials(registry: &mut Registry, sealed: &[Sealed], before: Registry) {
+    for old in before.tenants {
+        let Some(tenant) = registry.tenants.iter_mut().find(|tenant| tenant.id == old.id) else { continue };
+        let of_it = |name: &str, origin: &str| {
+            sealed.iter().any(|one| one.tenant == old.id && one.name == name && one.origin == origin)
+        };
+        let kept = old.secrets.into_iter().filter(|secret| of_it(&secret.name, &secret.origin));
+        tenant.secrets.extend(kept);
+        if sealed.iter().any(|one| one.tenant == old.id && crate::transcripts::is_key(&one.name)) {
+            tenant.contents = old.contents;
+        }
+    }
+}
+
+/// Everything, but for credentials that cannot be opened because the store's key cannot be had.
+pub(crate) async fn assemble(store: &Store) -> Result<(Registry, Vec<Sealed>), StoreError> {
     let mut read = store.database.read(Whose::All).await?;
     let rows: Vec<(Vec<u8>, String)> =
         sqlx::query_as("SELECT id, slug FROM tenant ORDER BY id").fetch_all(&mut *read).await?;
     drop(read);
-    let mut tenants = Vec::new();
+    let (mut tenants, mut sealed) = (Vec::new(), Vec::new());
     for (id, name) in rows {
         let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new(), protected_too: false };
-        tenants.push(tenant(&tenancy).await?);
+        tenants.push(tenant(&tenancy, &mut sealed).await?);
     }
-    Ok(Registry { tenants })
+    Ok((Registry { tenants }, sealed))
 }
 
-async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
+async fn tenant(tenancy: &Tenancy, sealed: &mut Vec<Sealed>) -> Result<Tenant, StoreError> {
     let mut read = tenancy.read().await?;
     let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&tenancy.id).fetch_all(&mut *read).await?;
     let mut keys = Vec::new();
@@ -82,7 +105,18 @@ async fn tenant(tenancy: &Tenancy) -> Result<Tenant, StoreError> {
     .await?;
     let id: [u8; 16] = fixed(tenancy.id.clone())?;
     let mut secrets = Vec::new();
-    let opened = tenancy.open_secrets(&mut read).await?;
+    let opened = match tenancy.open_secrets(&mut read).await {
+        Err(StoreError::Identity(error)) => {
+            tracing::error!(%error, tenant = tenancy.name, "the store's key cannot be had; what is sealed stays as it is");
+            let mut names = tenancy.secret_names(&mut read).await?;
+            if tenancy.keeping(&mut read).await?.is_none() {
+                names.retain(|(name, _)| !crate::transcripts::is_key(name));
+            }
+            sealed.extend(names.into_iter().map(|(name, origin)| Sealed { tenant: id, name, origin }));
+            Vec::new()
+        }
+        opened => opened?,
+    };
     let identity = Identity::open(tenancy.store.folder())?;
     let contents = tenancy.contents(&mut read, &opened).await?;
     for secret in opened.into_iter().filter(|secret| !crate::transcripts::is_key(&secret.name)) {

@@ -178,6 +178,12 @@ impl Tenancy {
         Ok(write.commit().await?)
     }
 
+    /// Name and origin of everything that is sealed.
+    pub(crate) async fn secret_names(&self, work: &mut Work) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = sealed_rows(work, &self.id).await?;
+        Ok(rows.into_iter().map(|(_, name, origin, ..)| (name, origin)).collect())
+    }
+
     /// Everything opened, for sealing it to the fleet.
     pub(crate) async fn open_secrets(&self, work: &mut Work) -> Result<Vec<OpenSecret>, StoreError> {
         let rows = sealed_rows(work, &self.id).await?;

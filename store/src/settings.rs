@@ -9,6 +9,15 @@ use utoipa::ToSchema;
 /// Largest value, in bytes of JSON.
 const MAX_VALUE: usize = 64 << 10;
 
+/// How many days runs and feedback are kept, and audit events.
+pub(crate) const RUN_RETENTION: &str = "run_retention_days";
+pub(crate) const EVENT_RETENTION: &str = "event_retention_days";
+
+/// A number of days that something can be kept.
+fn days(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|days| (1..=36_500).contains(days))
+}
+
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Setting {
@@ -30,6 +39,15 @@ impl Tenancy {
     pub async fn setting(&self, name: &str) -> Result<Setting, StoreError> {
         let found = self.select_settings(name).await?.into_iter().next().filter(|_| !name.is_empty());
         found.ok_or_else(|| StoreError::NotFound { kind: "setting", name: name.to_owned() })
+    }
+
+    /// What a setting of days says, if there is one.
+    pub(crate) async fn days(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        match self.setting(name).await {
+            Ok(setting) => Ok(days(&setting.value)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn select_settings(&self, name: &str) -> Result<Vec<Setting>, StoreError> {
@@ -72,8 +90,14 @@ impl Tenancy {
             )));
         }
         let keeps_contents = name == transcripts::SETTING;
+        let keeps_days = matches!(name, RUN_RETENTION | EVENT_RETENTION);
         if keeps_contents {
             transcripts::Keeping::read(value)?;
+        }
+        if keeps_days && days(value).is_none() {
+            return Err(StoreError::Invalid(format!(
+                "the setting `{name}` must be a whole number of days, 1 to 36500"
+            )));
         }
         let mut write = self.write().await?;
         let found = self.setting_revision(&mut write, name).await?;
@@ -94,8 +118,8 @@ impl Tenancy {
         if keeps_contents {
             self.prepare_contents(&mut write).await?;
         }
-        // What a setting says may be anybody's business, but whether and how long contents are kept is an auditor's.
-        let told = if keeps_contents { value.clone() } else { json!(null) };
+        // What a setting says may be anybody's business, but what is kept and how long is an auditor's.
+        let told = if keeps_contents || keeps_days { value.clone() } else { json!(null) };
         self.note(&mut write, "setting.changed", name, told, keeps_contents).await?;
         write.commit().await?;
         Ok(found + 1)

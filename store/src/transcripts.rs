@@ -22,9 +22,6 @@ pub(crate) const SETTING: &str = "run_content";
 const SECRET: &str = "(contents)";
 const ORIGIN: &str = "store:contents";
 
-/// By how much an edge's clock may be ahead: what was said before an erasure must not outlive it, in microseconds.
-const CLOCKS: i64 = 300_000_000;
-
 /// The value of the setting.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,7 +158,7 @@ pub(crate) async fn insert(
         return Ok(false);
     };
     let subject = bytes(&content.subject);
-    let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at - CLOCKS));
+    let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(&tenant, subject, content.at));
     if is_erased || !keepers.contains(&tenant) {
         return Ok(true);
     }

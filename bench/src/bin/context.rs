@@ -6,7 +6,7 @@ use sluice_bench::journey::read_lines;
 use sluice_bench::statistics::{at, bootstrap};
 use sluice_index::{Library, Query, Ranking, Scope, assemble, expansion};
 use sluice_state::Follower;
-use sluice_store::{Store, read_publisher_key};
+use sluice_store::{Store, read_publisher_keys};
 use sluice_text::{Embedder, analyser};
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -114,7 +114,7 @@ async fn open(flags: &Flags, cache: &Path) -> Result<(sluice_state::Snapshot, [u
     let objects = flags.data.canonicalize()?.join("objects");
     let location = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(objects)?);
     let follower = || -> Result<Follower, Failure> {
-        Ok(Follower::new(location.clone(), cache.to_owned(), vec![read_publisher_key(&flags.data)?])?)
+        Ok(Follower::new(location.clone(), cache.to_owned(), read_publisher_keys(&flags.data)?)?)
     };
     follower()?.poll().await?.ok_or("nothing is published")?;
     let mut again = follower()?;

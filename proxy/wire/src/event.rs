@@ -79,7 +79,8 @@ impl Usage {
         Usage::of_root(dialect, document.root(body))
     }
 
-    fn of_root(dialect: Dialect, root: Value<'_>) -> Usage {
+    /// The usage of a whole answer that was read already.
+    pub fn of_root(dialect: Dialect, root: Value<'_>) -> Usage {
         match dialect {
             Dialect::Gemini => root.get("usageMetadata").map(Usage::of_gemini),
             Dialect::CountTokens => None,

@@ -1,11 +1,12 @@
 //! Prompts and everything else with versions; what is in force; experiments.
 
 use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent, done, etag, page};
+use crate::deployments::revision_of;
 use crate::operators::Scope;
 use crate::preview::{Preview, Previewed};
 use crate::{
     Artifact, Change, Content, Deploy, Deployment, Experiment, ExperimentChange, ExperimentResult, Kind, NewExperiment,
-    Version,
+    Version, VersionStatistics,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -22,6 +23,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(list, create))
         .routes(routes!(show, change, remove))
         .routes(routes!(usage))
+        .routes(routes!(statistics))
         .routes(routes!(versions, put_version))
         .routes(routes!(version, change_version))
         .routes(routes!(draft, put_draft))
@@ -138,6 +140,18 @@ async fn remove(caller: Caller, At((named, alias)): At<(String, String)>) -> Ans
 #[derive(Serialize, ToSchema)]
 struct Usage {
     used_by: Vec<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Statistics {
+    versions: Vec<VersionStatistics>,
+}
+
+/// What the versions of a prompt or persona have brought, newest first, as far as their runs are still kept.
+#[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}/statistics", params(("kind" = String, Path), ("alias" = String, Path), ForTenant), responses((status = 200, body = Statistics)))]
+async fn statistics(caller: Caller, At((named, alias)): At<(String, String)>) -> Answer<Json<Statistics>> {
+    let versions = caller.tenancy(Scope::Read).await?.statistics(kind(&named)?, &alias).await?;
+    Ok(Json(Statistics { versions }))
 }
 
 #[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}/usage", params(("kind" = String, Path), ("alias" = String, Path), ForTenant), responses((status = 200, body = Usage)))]
@@ -392,16 +406,16 @@ struct Protected {
 }
 
 #[utoipa::path(get, path = "/api/v1/protected-environments", params(ForTenant), responses((status = 200, body = Protected)))]
-async fn protected(caller: Caller) -> Answer<Json<Protected>> {
+async fn protected(caller: Caller) -> Answer<impl IntoResponse> {
     let environments = caller.tenancy(Scope::Read).await?.protected_environments().await?;
-    Ok(Json(Protected { environments: environments.into_iter().collect() }))
+    Ok((etag(revision_of(&environments)), Json(Protected { environments })))
 }
 
 /// Protects exactly these environments.
 #[utoipa::path(put, path = "/api/v1/protected-environments", params(ForTenant), request_body = Protected, responses((status = 200, body = Protected)))]
-async fn protect(caller: Caller, Sent(new): Sent<Protected>) -> Answer<Json<Protected>> {
-    caller.tenancy(Scope::Protected).await?.protect(&new.environments).await?;
-    Ok(Json(new))
+async fn protect(caller: Caller, Sent(new): Sent<Protected>) -> Answer<impl IntoResponse> {
+    caller.tenancy(Scope::Protected).await?.protect(&new.environments, caller.expected()?).await?;
+    Ok((etag(revision_of(&new.environments)), Json(new)))
 }
 
 #[derive(Serialize, ToSchema)]

@@ -1,11 +1,12 @@
 //! Tenants, keys, operators, settings; what happened.
 
-use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Page, Sent, done, etag, page};
+use super::{Answer, Api, Asked, At, Caller, Fault, ForTenant, Sent, done, etag, page};
 use crate::operators::Scope;
+use crate::settings::EVENT_RETENTION;
 use crate::transcripts::SETTING as CONTENTS;
 use crate::{
-    Bundle, EdgeState, Epoch, Event, Import, ImportReport, KeyRecord, MigrationStatus, NewKey, NewOperator, OnConflict,
-    OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, Tenancy, now,
+    Bundle, EdgeState, Epoch, Event, FeedbackRecord, Import, ImportReport, KeyRecord, MigrationStatus, NewKey,
+    NewOperator, OnConflict, OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, Tenancy, now,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -34,6 +35,7 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(migrations, migrate))
         .routes(routes!(events))
         .routes(routes!(runs))
+        .routes(routes!(feedback))
         .routes(routes!(run_content))
         .routes(routes!(edges))
         .routes(routes!(epochs))
@@ -235,10 +237,14 @@ struct NewSetting {
     public: bool,
 }
 
-/// The tenant of a setting that is to be changed. Whether contents are kept is for who may read them.
+/// The tenant of a setting that is to be changed. Whether contents are kept is for who may read them, and how long it is
+/// known who changed what is not for who changes things.
 async fn changing(caller: &Caller, name: &str) -> Answer<Tenancy> {
     if name == CONTENTS {
         caller.may(Scope::Contents)?;
+    }
+    if name == EVENT_RETENTION {
+        caller.may(Scope::Admin)?;
     }
     caller.tenancy(Scope::Write).await
 }
@@ -393,6 +399,17 @@ async fn events(caller: Caller, Asked(asked): Asked<Before>) -> Answer<Json<Even
     Ok(Json(Events { events: tenancy.events(asked.before.unwrap_or(0), page(asked.limit)?).await? }))
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Earlier {
+    #[allow(dead_code)]
+    tenant: Option<String>,
+    /// Only runs before this one, by its id.
+    before: Option<String>,
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+}
+
 #[derive(Serialize, ToSchema)]
 struct Runs {
     runs: Vec<RunRecord>,
@@ -401,10 +418,37 @@ struct Runs {
 }
 
 /// What requests did, newest first.
-#[utoipa::path(get, path = "/api/v1/runs", params(Page), responses((status = 200, body = Runs)))]
-async fn runs(caller: Caller, Asked(asked): Asked<Page>) -> Answer<Json<Runs>> {
+#[utoipa::path(get, path = "/api/v1/runs", params(Earlier), responses((status = 200, body = Runs)))]
+async fn runs(caller: Caller, Asked(asked): Asked<Earlier>) -> Answer<Json<Runs>> {
     let tenancy = caller.tenancy(Scope::Read).await?;
-    Ok(Json(Runs { runs: tenancy.runs(page(asked.limit)?).await?, total: tenancy.count_runs().await? }))
+    let runs = tenancy.runs(asked.before.as_deref(), page(asked.limit)?).await?;
+    Ok(Json(Runs { runs, total: tenancy.count_runs().await? }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Said {
+    #[allow(dead_code)]
+    tenant: Option<String>,
+    /// Of this metric alone.
+    metric: Option<String>,
+    /// Of this run alone.
+    run: Option<String>,
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct FeedbackList {
+    feedback: Vec<FeedbackRecord>,
+}
+
+/// What was said of requests, newest first.
+#[utoipa::path(get, path = "/api/v1/feedback", params(Said), responses((status = 200, body = FeedbackList)))]
+async fn feedback(caller: Caller, Asked(asked): Asked<Said>) -> Answer<Json<FeedbackList>> {
+    let tenancy = caller.tenancy(Scope::Read).await?;
+    let metric = asked.metric.as_deref().unwrap_or_default();
+    Ok(Json(FeedbackList { feedback: tenancy.feedback(metric, asked.run.as_deref(), page(asked.limit)?).await? }))
 }
 
 /// What was said in a run, of a tenant that keeps it by the setting `run_content`. Who asks is noted.

@@ -111,6 +111,9 @@ fn describe(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         // What has a revision says it: artifacts, experiments, settings.
         if REVISED.contains(&path.as_str()) {
+            for operation in [&mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten() {
+                operation.parameters.get_or_insert_default().push(revision.clone().into());
+            }
             let operations = [&mut item.get, &mut item.put, &mut item.post, &mut item.patch];
             for operation in operations.into_iter().flatten() {
                 for status in ["200", "201"] {
@@ -120,7 +123,7 @@ fn describe(document: &mut OpenApi) {
                 }
             }
         }
-        for operation in [&mut item.put, &mut item.patch, &mut item.delete].into_iter().flatten() {
+        if let Some(operation) = item.post.as_mut().filter(|_| path.ends_with("/draft/publish")) {
             operation.parameters.get_or_insert_default().push(revision.clone().into());
         }
         if let Some(operation) = &mut item.post {
@@ -136,11 +139,12 @@ fn describe(document: &mut OpenApi) {
     }
 }
 
-/// Paths whose answers have an `etag`.
-const REVISED: [&str; 4] = [
+/// Paths whose answers have an `etag`, and whose changes heed `if-match`.
+const REVISED: [&str; 5] = [
     "/api/v1/artifacts/{kind}/{alias}",
     "/api/v1/artifacts/{kind}/{alias}/draft",
     "/api/v1/experiments/{name}",
+    "/api/v1/protected-environments",
     "/api/v1/settings/{name}",
 ];
 
