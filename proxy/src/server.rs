@@ -15,6 +15,8 @@ use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch,
 use pingora_core::services::listening::Service;
 use pingora_http::ResponseHeader;
 use sluice_config::Server as ServerConfig;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// A listener that cannot be set up.
@@ -56,50 +58,67 @@ impl ServerApp for Door {
     }
 }
 
-#[async_trait]
 impl HttpServerApp for Edge {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let (config, _) = self.live.current();
-        let server = &config.server;
-        let keepalive = server.keepalive_timeout.as_secs().max(1);
-        session.set_keepalive(Some(keepalive));
-        session.set_write_timeout(Some(server.write_timeout));
-        // Bytes of a next request that arrive early are kept, and do not look like a client that misbehaves.
-        session.set_pipelining_enabled(true);
-        // The first byte may take as long as an idle connection is kept; the head behind it has its own time.
-        match timer::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) | Err(_) => return None,
-            Ok(Err(_)) => {
-                malformed(&mut session).await;
-                return None;
-            }
-        }
-        let _serving = self.live.serving();
-        // Reading the head set what the client wants; ours is the limit of it.
-        match session.get_keepalive() {
-            Some(_) if !*shutdown.borrow() => session.set_keepalive(Some(keepalive)),
-            _ => session.set_keepalive(None),
-        }
-        match exchange(&mut session, &self.live).await {
-            After::Reusable => {
-                let settings = HttpPersistentSettings::for_session(&session);
-                let stream = session.finish().await.ok()??;
-                Some(ReusedHttpStream::from_reusable_stream(stream, settings))
-            }
-            After::Broken => {
-                session.shutdown().await;
-                None
-            }
-        }
+    // As the trait's macro would write it, but for where the future is made.
+    fn process_new_http<'s, 'w, 'f>(
+        self: &'s Arc<Self>,
+        session: ServerSession,
+        shutdown: &'w ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'f>>
+    where
+        's: 'f,
+        'w: 'f,
+        Self: 'f,
+    {
+        in_place(|| serve_one(self, session, shutdown))
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.options)
+    }
+}
+
+/// Makes a future where it is going to be. `Box::pin` makes it on the stack and copies all of it, kilobytes that are not even
+/// set yet.
+fn in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
+
+/// Reads one request and serves it; gives the connection back if it may have another.
+async fn serve_one(edge: &Edge, mut session: ServerSession, shutdown: &ShutdownWatch) -> Option<ReusedHttpStream> {
+    let (config, _) = edge.live.current();
+    let server = &config.server;
+    let keepalive = server.keepalive_timeout.as_secs().max(1);
+    session.set_keepalive(Some(keepalive));
+    session.set_write_timeout(Some(server.write_timeout));
+    // Bytes of a next request that arrive early are kept, and do not look like a client that misbehaves.
+    session.set_pipelining_enabled(true);
+    // The first byte may take as long as an idle connection is kept; the head behind it has its own time.
+    match timer::timeout(server.keepalive_timeout + server.header_timeout, session.read_request()).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) | Err(_) => return None,
+        Ok(Err(_)) => {
+            malformed(&mut session).await;
+            return None;
+        }
+    }
+    let _serving = edge.live.serving();
+    // Reading the head set what the client wants; ours is the limit of it.
+    match session.get_keepalive() {
+        Some(_) if !*shutdown.borrow() => session.set_keepalive(Some(keepalive)),
+        _ => session.set_keepalive(None),
+    }
+    match exchange(&mut session, &edge.live).await {
+        After::Reusable => {
+            let settings = HttpPersistentSettings::for_session(&session);
+            let stream = session.finish().await.ok()??;
+            Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+        }
+        After::Broken => {
+            session.shutdown().await;
+            None
+        }
     }
 }
 

@@ -218,16 +218,18 @@ impl Journal {
                 path
             };
             let number = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let bytes = match tokio::task::block_in_place(|| std::fs::read(&path)) {
+            let mut bytes = match tokio::task::block_in_place(|| std::fs::read(&path)) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 // The records are there; the next look may find them readable.
                 Err(source) => return Err(object_store::Error::Generic { store: "journal", source: source.into() }),
             };
             let (records, end) = journal_records(&bytes);
-            if !records.is_empty() {
+            let is_empty = records.is_empty();
+            if !is_empty {
                 let object = ObjectPath::from(format!("journal/{}/{number}", self.edge));
-                location.put(&object, bytes[..end].to_vec().into()).await?;
+                bytes.truncate(end);
+                location.put(&object, bytes.into()).await?;
             }
             self.files.lock().sealed.retain(|sealed| *sealed != path);
             let _ = std::fs::remove_file(&path);

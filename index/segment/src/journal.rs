@@ -128,7 +128,12 @@ impl JournalFile {
     #[allow(unsafe_code)]
     pub fn create(path: &Path, capacity: usize) -> io::Result<JournalFile> {
         let mut file = File::options().read(true).write(true).create_new(true).open(path)?;
-        let made = file.write_all(&header(KIND, VERSION)).and_then(|()| file.write_all(&vec![0; capacity]));
+        let made = file.write_all(&header(KIND, VERSION)).and_then(|()| {
+            // In pieces: fresh memory of a file's size would be zeroed twice and given back, file by file.
+            const ZEROES: [u8; 16 << 10] = [0; 16 << 10];
+            let pieces = std::iter::repeat_n(ZEROES.len(), capacity / ZEROES.len());
+            pieces.chain([capacity % ZEROES.len()]).try_for_each(|length| file.write_all(&ZEROES[..length]))
+        });
         if let Err(error) = made {
             let _ = std::fs::remove_file(path);
             return Err(error);
