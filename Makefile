@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench bench-fresh race bench-context bench-scrub soak fuzz tools
+.PHONY: run test lint build bench bench-fresh bench-prompts race bench-context bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -49,10 +49,16 @@ bench-fresh: tools
 	$(CARGO) build --profile dist --package sluice
 	python3 bench/fresh.py --documents target/bench/debian-100000.jsonl
 
-# Long runs: twenty edges, a million run records with edges killed meanwhile; then the fuzz targets, ten minutes each.
+# What ten thousand prompts cost.
+bench-prompts: tools
+	$(CARGO) build --profile dist --package sluice
+	python3 bench/prompts.py
+
+# Long runs: half an hour of an edge's memory, twenty edges, a million run records with edges killed meanwhile; then the fuzz targets, ten minutes each.
 soak: tools
 	$(CARGO) build --release --workspace
 	SLUICE_EDGES=20 SLUICE_RUNS=1000000 tests/run -n 0 -s test_fleet.py -k "two_seconds or killed_edges" --timeout 3600
+	python3 bench/soak.py --minutes 30
 	tests/sanitized 600
 	$(MAKE) fuzz
 

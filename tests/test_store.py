@@ -506,6 +506,50 @@ def test_an_experiment_keeps_everybody_where_they_are(up):
     eventually("it is over", lambda: set(arms_of(up, sessions[:10]).values()) == {None})
 
 
+@pytest.mark.parametrize("unit", ["subject", "key", "request"])
+def test_units_of_an_experiment_stay_in_their_arm_and_count_once(up, unit):
+    store, name, alias = up.store, f"by-{unit}", f"text-{unit}"
+    for text in ["control", "short", "long"]:
+        put(store, "prompt", alias, text)
+    store.run("prompt", "deploy", alias, "--version", 1)
+    store.run("experiment", "create", name, "--prompt", alias, "--arm", "short=2:0.5", "--arm", "long=3:0.5", "--unit", unit,
+              "--coverage", "1", "--metric", "helpful")
+    store.run("experiment", "start", name)
+    keys = [up.new_key(asserts=ALL_ASSERTS) for _ in range(6)]
+
+    def ask(number):
+        body = user("hi", model="plain", sluice={"prompt": alias})
+        answer = up.chat(keys[number % 6], body, headers={"x-sluice-subject": f"u{number % 6}"})
+        return answer.headers.get("x-sluice-experiment"), answer.headers["x-sluice-request-id"]
+
+    eventually("the experiment is served", lambda: ask(0)[0])
+    store_before = len(json.loads(store.run("runs", "--limit", 1000, "--json").stdout))
+    asked = [(number, *ask(number)) for number in range(24)]
+    arms = [{arm for at, arm, _ in asked if at % 6 == number} for number in range(6)]
+    if unit != "request":
+        assert all(len(of_unit) == 1 for of_unit in arms), arms
+    for _, arm, run in asked:
+        # Two sources, who agree; of one unit it is one value all the same.
+        for source in ["user", "judge"]:
+            said = {"metric": "helpful", "value": arm == f"{name}/long", "run": run, "source": source}
+            assert up.send("POST", "/v1/feedback", said, keys[0]).status == 202
+    results = lambda: {a["arm"]: a for a in json.loads(store.run("experiment", "results", name, "--json").stdout)["arms"]}
+    units = 24 if unit == "request" else 6
+    eventually("feedback is stored", lambda: sum(a["values"] for a in results().values()) == units, 20)
+    found = results()
+    assert store_before and sum(a["runs"] for a in found.values()) >= 24
+    assert sum(a["units"] for a in found.values()) >= units
+    assert found["long"]["mean"] in (1.0, None) and found["short"]["mean"] in (0.0, None), found
+    # Another source says otherwise of one run.
+    _, arm, run = asked[0]
+    said = {"metric": "helpful", "value": arm != f"{name}/long", "run": run, "source": "third"}
+    assert up.send("POST", "/v1/feedback", said, keys[0]).status == 202
+    arm = arm.split("/")[1]
+    eventually("it counts", lambda: results()[arm]["mean"] not in (0.0, 1.0), 20)
+    assert results()[arm]["values"] == found[arm]["values"]
+    store.run("experiment", "stop", name)
+
+
 def test_feedback_is_checked(up):
     for body in [
         {}, {"metric": "m"}, {"metric": "m", "value": "x", "session": "s"}, {"metric": "m", "value": 1},

@@ -663,6 +663,23 @@ def test_a_diff_shows_what_decides_beside_the_messages(api):
         assert changed == {"behavior"}
 
 
+def test_what_an_import_did_is_told(up, api):
+    tenant = fresh("import")
+    good(api.post("/tenants", json={"name": tenant}), 201)
+    told = lambda: good(api.get(f"/migrations?tenant={tenant}"))["migrations"]
+    assert told() == []
+    files = [{"name": f"{name}.jinja", "text": text} for name, text in [("good", "Hi {{ x }}."), ("bad", "{% if %}")]]
+    refused(api.post(f"/migrations?tenant={tenant}", json={"files": files}), 400, "REQUEST_400", None, "bad")
+    failed = told()[0]
+    assert (failed["status"], failed["templates_migrated"]) == ("failed", 0) and "bad" in failed["error_message"], failed
+    assert failed["completed_at"] >= failed["started_at"]
+    report = good(api.post(f"/migrations?tenant={tenant}", json={"files": files, "keep_going": True}))
+    assert report["created"] == ["good"] and [one["name"] for one in report["failed"]] == ["bad.jinja"], report
+    done = told()[0]
+    assert (done["status"], done["templates_migrated"], done["templates_failed"]) == ("completed", 1, 1), done
+    assert len(told()) == 2
+
+
 def test_making_a_tenant_is_noted(api):
     name = fresh("tenant")
     for _ in range(2):

@@ -1,5 +1,6 @@
 //! A provider's answer as it is read: with a limit to every wait, and decompressed where that was forced on us.
 
+use crate::attempt::with_path;
 use crate::http1::Exchange;
 use crate::live::Live;
 use crate::refuse::ErrorCode;
@@ -7,9 +8,10 @@ use crate::timer;
 use crate::upstreams::{Peer, Permit, Target};
 use bytes::{Bytes, BytesMut};
 use flate2::write::GzDecoder;
+use http::request::Parts;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +25,10 @@ pub enum Hop {
 
 impl Hop {
     /// Writes the head of a request whose body follows.
-    pub async fn send_head(&mut self, header: RequestHeader) -> Result<(), Box<Error>> {
+    pub async fn send_head(&mut self, head: Parts, path: &str) -> Result<(), Box<Error>> {
         match self {
-            Hop::Http1(exchange) => exchange.send_head(&header).await,
-            Hop::Http2(session) => Box::pin(session.write_request_header(Box::new(header))).await,
+            Hop::Http1(exchange) => exchange.send_head(&head, path).await,
+            Hop::Http2(session) => Box::pin(session.write_request_header(Box::new(with_path(head, path)?))).await,
         }
     }
 

@@ -14,6 +14,8 @@ use crate::timer;
 use crate::transcript::Transcript;
 use crate::upstreams::{Closed, Peer, Target, credential};
 use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Most bytes of metadata that are held back from the client while fall-back is still possible.
 const MAX_METADATA: usize = 64 << 10;
@@ -42,7 +45,7 @@ pub struct Outgoing<'a> {
     pub scrubbed: &'a Scrubbed,
     pub live: &'a Live,
     /// The client's header without what belongs to it alone; each attempt adds what belongs to its target.
-    pub header: RequestHeader,
+    pub header: Parts,
     /// The caller's own provider credential, where the route passes it on.
     pub credential: Option<String>,
 }
@@ -226,7 +229,7 @@ impl Outgoing<'_> {
             let (sent, reused) = match config.http2 {
                 false => match self.connect(target, peer).await {
                     Ok((stream, reused)) => {
-                        (send_whole(stream, &header, body, config.idle_timeout, waited).await, reused)
+                        (send_whole(stream, &header, &encoded.path, body, config.idle_timeout, waited).await, reused)
                     }
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
@@ -235,9 +238,10 @@ impl Outgoing<'_> {
                     Err(error) => return Err(connect_failed(&error, target)),
                 },
                 true => match Box::pin(self.live.http2.get_http_session(&peer.http)).await {
-                    Ok((session, reused)) => {
-                        (Box::pin(send_parts(session, &header, body, config.idle_timeout, waited)).await, reused)
-                    }
+                    Ok((session, reused)) => (
+                        Box::pin(send_parts(session, &header, &encoded.path, body, config.idle_timeout, waited)).await,
+                        reused,
+                    ),
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
                         continue;
@@ -514,8 +518,8 @@ impl Outgoing<'_> {
         }
     }
 
-    /// The header that goes to `target`.
-    fn header_for(&self, target: &Target, encoded: &Encoded) -> Result<RequestHeader, Miss> {
+    /// The head that goes to `target`, but for its path.
+    fn header_for(&self, target: &Target, encoded: &Encoded) -> Result<Parts, Miss> {
         let credential = match &self.credential {
             Some(own) => Some(credential(target.provider.config.kind, own)),
             None => {
@@ -524,7 +528,7 @@ impl Outgoing<'_> {
             }
         };
         self.write_header(target, encoded, credential).map_err(|error| {
-            let message = format!("The request cannot be sent on: {}", error.etype().as_str());
+            let message = format!("The request cannot be sent on: {error}.");
             Miss::unfit(Refusal::new(ErrorCode::InvalidRequest, message))
         })
     }
@@ -534,53 +538,50 @@ impl Outgoing<'_> {
         target: &Target,
         encoded: &Encoded,
         credential: Option<(HeaderName, String)>,
-    ) -> pingora_core::Result<RequestHeader> {
-        let mut header = self.header.clone();
-        header.set_raw_path(encoded.path.as_bytes())?;
-        header.insert_header("host", target.provider.host_header.as_str())?;
+    ) -> Result<Parts, http::header::InvalidHeaderValue> {
+        let mut head = self.header.clone();
+        let headers = &mut head.headers;
+        let provider = &target.provider;
+        headers.insert(HOST, HeaderValue::try_from(&provider.host_header)?);
         if encoded.dialect != self.scrubbed.dialect() {
             // What the client's SDK says to its own provider means nothing to another.
             const OWN: [&str; 4] = ["anthropic-", "openai-", "x-goog-", "x-stainless-"];
-            let foreign: Vec<_> = header
-                .headers
-                .keys()
-                .filter(|name| OWN.iter().any(|own| name.as_str().starts_with(own)))
-                .cloned()
-                .collect();
-            for name in foreign {
-                header.remove_header(&name);
+            let is_foreign = |name: &&HeaderName| OWN.iter().any(|own| name.as_str().starts_with(own));
+            for name in headers.keys().filter(is_foreign).cloned().collect::<Vec<_>>() {
+                headers.remove(name);
             }
         }
-        let provider = &target.provider;
         if let Some((name, value)) = credential {
-            header.insert_header(name, value.as_str())?;
+            headers.insert(name, HeaderValue::try_from(value)?);
         }
-        if provider.config.kind == ProviderKind::Anthropic && !header.headers.contains_key("anthropic-version") {
+        if provider.config.kind == ProviderKind::Anthropic && !headers.contains_key(ANTHROPIC_VERSION) {
             let version = provider.config.api_version.as_deref().unwrap_or("2023-06-01");
-            header.insert_header("anthropic-version", version)?;
+            headers.insert(ANTHROPIC_VERSION, HeaderValue::try_from(version)?);
         }
         match &encoded.body {
             EncodedBody::Json(body) => {
-                header.insert_header("content-length", body.len())?;
-                header.insert_header("accept-encoding", "identity")?;
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
             EncodedBody::Empty => {
-                header.insert_header("accept-encoding", "identity")?;
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
                 let bodiless = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS];
-                if !bodiless.contains(&header.method) {
-                    header.insert_header("content-length", 0)?;
+                if !bodiless.contains(&head.method) {
+                    headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
                 }
             }
             // The length, if there is one, came with the client's header.
-            EncodedBody::Unread if header.headers.contains_key("content-length") => {}
-            EncodedBody::Unread => header.insert_header("transfer-encoding", "chunked")?,
+            EncodedBody::Unread if headers.contains_key(CONTENT_LENGTH) => {}
+            EncodedBody::Unread => {
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
         }
-        Ok(header)
+        Ok(head)
     }
 
     /// Streams a body that Sluice does not read, and waits for the answer's head. The caller sends it: it belongs to
     /// the client's connection.
-    pub async fn open_stream(&self, target: &Arc<Target>, encoded: &Encoded) -> Result<(Reader, RequestHeader), Miss> {
+    pub async fn open_stream(&self, target: &Arc<Target>, encoded: &Encoded) -> Result<(Reader, Parts), Miss> {
         let permit = target.enter(self.live.moment()).map_err(|closed| Miss::closed(target, closed))?;
         let header = self.header_for(target, encoded)?;
         let config = &target.provider.config;
@@ -618,11 +619,7 @@ impl Outgoing<'_> {
 }
 
 /// What goes on of the client's header, whatever the target.
-pub fn outgoing_header(
-    received: &RequestHeader,
-    traceparent: &str,
-    streams: bool,
-) -> pingora_core::Result<RequestHeader> {
+pub fn outgoing_header(received: &RequestHeader, traceparent: &str, streams: bool) -> pingora_core::Result<Parts> {
     let hops = hop_by_hop(&received.headers);
     let mut headers = HeaderMap::with_capacity(received.headers.len() + 6);
     for (field, value) in &received.headers {
@@ -636,24 +633,31 @@ pub fn outgoing_header(
     }
     let traceparent = HeaderValue::try_from(traceparent).or_err(ErrorType::InvalidHTTPHeader, "while tracing")?;
     headers.insert(TRACEPARENT, traceparent);
-    // Through the map itself: the header's own methods read each name anew.
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = received.method.clone();
     parts.headers = headers;
-    Ok(RequestHeader::from(parts))
+    Ok(parts)
+}
+
+/// The head of a request as pingora takes it.
+pub fn with_path(head: Parts, path: &str) -> pingora_core::Result<RequestHeader> {
+    let mut header = RequestHeader::from(head);
+    header.set_raw_path(path.as_bytes())?;
+    Ok(header)
 }
 
 /// Sends a request whose body is known, and waits for the answer's head.
 async fn send_whole(
     stream: Stream,
-    header: &RequestHeader,
+    head: &Parts,
+    path: &str,
     body: &[u8],
     idle: Duration,
     patience: Duration,
 ) -> Result<(Hop, ResponseHeader), Box<Error>> {
     let mut exchange = Box::new(Exchange::new(stream, idle));
     exchange.set_read_timeout(Some(patience));
-    exchange.send(header, body).await?;
+    exchange.send(head, path, body).await?;
     let header = exchange.read_head().await?;
     Ok((Hop::Http1(exchange), header))
 }
@@ -661,14 +665,15 @@ async fn send_whole(
 /// The same over HTTP/2, where frames are the library's own.
 async fn send_parts(
     mut session: HttpSession,
-    header: &RequestHeader,
+    head: &Parts,
+    path: &str,
     body: &[u8],
     idle: Duration,
     patience: Duration,
 ) -> Result<(Hop, ResponseHeader), Box<Error>> {
     session.set_write_timeout(Some(idle));
     let exchange = async {
-        session.write_request_header(Box::new(header.clone())).await?;
+        session.write_request_header(Box::new(with_path(head.clone(), path)?)).await?;
         if !body.is_empty() {
             session.write_request_body(Bytes::copy_from_slice(body), true).await?;
         }

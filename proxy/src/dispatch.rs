@@ -14,6 +14,7 @@ use crate::timer;
 use crate::upstreams::Target;
 use bytes::Bytes;
 use http::Method;
+use http::request::Parts;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::{RequestHeader, ResponseHeader};
 use sluice_policies::upstream::{Candidate, backoff, order};
@@ -372,7 +373,7 @@ impl Race<'_> {
             match self.outgoing.open_stream(target, &encoded).await {
                 Ok((mut reader, header)) => {
                     let patience = target.provider.config.header_timeout;
-                    pump(&mut reader.hop, header, session, patience).await?;
+                    pump(&mut reader.hop, (header, &encoded.path), session, patience).await?;
                     return match unless_departed(session, reader.hop.read_head()).await {
                         None => Err(left()),
                         Some(answered) => Ok(self.streamed(answered, reader, encoded)),
@@ -416,14 +417,14 @@ impl Race<'_> {
 /// Streams a body that Sluice does not read.
 async fn pump(
     upstream: &mut Hop,
-    header: RequestHeader,
+    (head, path): (Parts, &str),
     session: &mut ServerSession,
     patience: Duration,
 ) -> Result<(), Refusal> {
     let lost = |_| {
         Refusal::new(ErrorCode::UpstreamProtocolError, "The provider stopped reading the request.").with_unread_body()
     };
-    upstream.send_head(header).await.map_err(lost)?;
+    upstream.send_head(head, path).await.map_err(lost)?;
     loop {
         match tokio::time::timeout(patience, session.read_request_body()).await {
             Ok(Ok(Some(chunk))) => upstream.send_piece(chunk).await.map_err(lost)?,

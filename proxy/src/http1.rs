@@ -7,11 +7,12 @@
 use crate::timer;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use pingora_core::{Error, ErrorType, RetryType};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::ResponseHeader;
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
@@ -132,8 +133,8 @@ impl Exchange {
     }
 
     /// Writes the head and the whole body.
-    pub async fn send(&mut self, header: &RequestHeader, body: &[u8]) -> Result<(), Box<Error>> {
-        let mut wire = self.begin(header, body.len().min(MAX_COPIED))?;
+    pub async fn send(&mut self, head: &Parts, path: &str, body: &[u8]) -> Result<(), Box<Error>> {
+        let mut wire = self.begin(head, path, body.len().min(MAX_COPIED))?;
         let apart = if body.len() <= MAX_COPIED {
             wire.extend_from_slice(body);
             &[]
@@ -144,8 +145,8 @@ impl Exchange {
     }
 
     /// Writes the head alone; the body follows by [`Exchange::send_piece`].
-    pub async fn send_head(&mut self, header: &RequestHeader) -> Result<(), Box<Error>> {
-        let wire = self.begin(header, 0)?;
+    pub async fn send_head(&mut self, head: &Parts, path: &str) -> Result<(), Box<Error>> {
+        let wire = self.begin(head, path, 0)?;
         self.write([&wire, &[]]).await
     }
 
@@ -169,19 +170,19 @@ impl Exchange {
     }
 
     /// The head as it is written, with room for so many bytes behind it.
-    fn begin(&mut self, header: &RequestHeader, room: usize) -> Result<Vec<u8>, Box<Error>> {
-        self.is_head = header.method == Method::HEAD;
-        self.writes_chunks = header.headers.contains_key(TRANSFER_ENCODING);
-        let path = header.raw_path();
+    fn begin(&mut self, head: &Parts, path: &str, room: usize) -> Result<Vec<u8>, Box<Error>> {
+        self.is_head = head.method == Method::HEAD;
+        self.writes_chunks = head.headers.contains_key(TRANSFER_ENCODING);
+        let path = path.as_bytes();
         // Bytes that would end the target, or the line (RFC 9112 section 3.2).
         if path.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n' | b' ')) {
             return Err(Error::new(ErrorType::InvalidHTTPHeader));
         }
-        let fields = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
         let mut wire = Vec::with_capacity(path.len() + fields + room + 64);
-        let first = [header.method.as_str().as_bytes(), b" ", path, b" HTTP/1.1\r\n"];
+        let first = [head.method.as_str().as_bytes(), b" ", path, b" HTTP/1.1\r\n"];
         first.iter().for_each(|part| wire.extend_from_slice(part));
-        for (name, value) in &header.headers {
+        for (name, value) in &head.headers {
             let field = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
             field.iter().for_each(|part| wire.extend_from_slice(part));
         }
@@ -593,6 +594,64 @@ mod tests {
         assert!(read(Body::Chunked(Chunk::Line), long.as_bytes(), 1000).is_err());
         let long = format!("0\r\n{}", "a: b\r\n".repeat(MAX_LINE));
         assert!(read(Body::Chunked(Chunk::Line), long.as_bytes(), 1000).is_err());
+    }
+
+    /// Whatever a provider sends: the same is read of it however it is cut, and nothing but what it says.
+    #[test]
+    fn broken_answers_are_read_alike_however_they_are_cut() {
+        let sound = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n5\r\nhello\r\n1;a=\"b\"\r\n,\r\n0006\r\n world\r\n0\r\nT: z\r\n\r\n";
+        let spare = b"\r\n\0 ;:0159afgzAF\t\xff-HTP/,=";
+        let outcome = |text: &[u8], size: usize| {
+            let (mut held, mut said, mut body) = (BytesMut::new(), Vec::new(), None);
+            for piece in text.chunks(size) {
+                held.extend_from_slice(piece);
+                if body.is_none() {
+                    let Ok(head) = take_head(&mut held) else { return (said, None) };
+                    let Some(head) = head else { continue };
+                    let Ok((framed, _)) = framing(&head, false) else { return (said, None) };
+                    body = Some(framed);
+                }
+                let Some(body) = &mut body else { continue };
+                loop {
+                    match body.take(&mut held) {
+                        Ok(Taken::Piece(piece)) => said.extend_from_slice(&piece),
+                        Ok(Taken::Nothing | Taken::End) => break,
+                        // What came before the fault is given out earlier where it came in more pieces.
+                        Err(_) => return (Vec::new(), None),
+                    }
+                }
+            }
+            (said, body)
+        };
+        let (mut whole, mut refused) = (0, 0);
+        for round in 0..4_000_u32 {
+            let mut random = blake3::Hasher::new().update(&round.to_le_bytes()).finalize_xof();
+            let mut dice = || {
+                let mut bytes = [0; 4];
+                random.fill(&mut bytes);
+                u32::from_le_bytes(bytes) as usize
+            };
+            let mut text = sound.to_vec();
+            for _ in 0..dice() % 4 {
+                let at = dice() % text.len();
+                match dice() % 3 {
+                    0 => text[at] = spare[dice() % spare.len()],
+                    1 => text.insert(at, spare[dice() % spare.len()]),
+                    _ => drop(text.remove(at)),
+                }
+            }
+            let expected = outcome(&text, text.len());
+            for size in [1, 2, 3, 7, 1 + dice() % text.len()] {
+                let found = outcome(&text, size);
+                match (&expected.1, &found.1) {
+                    (Some(_), _) | (_, Some(_)) => assert_eq!(found, expected, "{:?} by {size}", text.escape_ascii()),
+                    (None, None) => {}
+                }
+            }
+            whole += u32::from(expected.1 == Some(Body::Ended));
+            refused += u32::from(expected.1.is_none());
+        }
+        assert!(whole > 400 && refused > 400, "{whole} {refused}");
     }
 
     #[test]

@@ -56,8 +56,8 @@ pub fn random_hex<const BYTES: usize>() -> String {
 pub fn traceparent(received: Option<&str>) -> String {
     let parent = random_hex::<8>();
     match received.and_then(parse) {
-        Some((trace, flags)) => format!("00-{trace}-{parent}-{flags}"),
-        None => format!("00-{}-{parent}-00", random_hex::<16>()),
+        Some((trace, flags)) => ["00-", trace, "-", &parent, "-", flags].concat(),
+        None => ["00-", &random_hex::<16>(), "-", &parent, "-00"].concat(),
     }
 }
 

@@ -121,7 +121,7 @@ fn request(
     traceparent: &str,
     credential: Option<(http::HeaderName, String)>,
 ) -> pingora_core::Result<RequestHeader> {
-    let mut header = outgoing_header(received, traceparent, false)?;
+    let mut header = RequestHeader::from(outgoing_header(received, traceparent, false)?);
     let provider = &target.provider;
     let below = plan.path.strip_prefix("/v1").unwrap_or(&plan.path);
     let prefix = if provider.family.is_none() { "/v1" } else { provider.base.prefix.as_str() };

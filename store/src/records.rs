@@ -437,8 +437,8 @@ pub struct ArmResult {
     /// Of the runs that have one.
     pub cost: f64,
     pub mean_milliseconds: f64,
-    /// Of the experiment's metric: how many values there are, their mean, and the half-width of a confidence sequence
-    /// around it that holds at every look (95 %).
+    /// Of the experiment's metric: how many units have a value (the mean of all that was said of one), the mean of these,
+    /// and the half-width of a confidence sequence around it that holds at every look (95 %).
     pub values: i64,
     pub mean: Option<f64>,
     pub margin: Option<f64>,
@@ -504,25 +504,35 @@ impl Tenancy {
     pub async fn results(&self, name: &str) -> Result<ExperimentResult, StoreError> {
         let experiment = self.experiment(name).await?;
         let mut read = self.read().await?;
-        // Feedback is of a run, or of the session or subject that the run belongs to.
+        // Feedback is of a run, or of the session or subject that the run belongs to; whose it is, is the unit.
         let joined = match experiment.unit.as_str() {
             "session" => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, COALESCE(r.session, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
             "subject" => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, COALESCE(r.subject, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
+            }
+            "key" => {
+                "SELECT DISTINCT r.arm, COALESCE(r.key_id, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
             _ => {
-                "SELECT DISTINCT r.arm, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
+                "SELECT DISTINCT r.arm, r.id, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
         };
-        let values: Vec<(String, Vec<u8>, String, f64)> = sqlx::query_as(joined)
+        let said: Vec<(String, Vec<u8>, Vec<u8>, String, f64)> = sqlx::query_as(joined)
             .bind(&self.id)
             .bind(name)
             .bind(&experiment.metric)
             .bind(experiment.created_at)
             .fetch_all(&mut *read)
             .await?;
+        // What was said several times of one unit is one value: repeated looks at one are no more evidence.
+        let mut values: HashMap<(String, Vec<u8>), (f64, f64)> = HashMap::new();
+        for (arm, unit, _, _, value) in said {
+            let (sum, count) = values.entry((arm, unit)).or_default();
+            *sum += value;
+            *count += 1.0;
+        }
         type Row = (String, i64, i64, i64, i64, i64, i64, i64, i64, f64);
         let rows: Vec<Row> = sqlx::query_as("SELECT arm, COUNT(*), COUNT(DISTINCT session), COUNT(DISTINCT subject), COUNT(DISTINCT key_id), CAST(SUM(CASE WHEN status >= 400 OR error <> '' THEN 1 ELSE 0 END) AS BIGINT), CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT), CAST(SUM(total_microseconds) AS BIGINT), CAST(COALESCE(SUM(cost), 0.0) AS DOUBLE PRECISION) FROM run WHERE tenant_id = $1 AND experiment = $2 AND at >= $3 GROUP BY arm ORDER BY arm")
             .bind(&self.id)
@@ -532,7 +542,8 @@ impl Tenancy {
             .await?;
         let mut arms = Vec::new();
         for arm in &experiment.arms {
-            let of_arm: Vec<f64> = values.iter().filter(|value| value.0 == arm.name).map(|value| value.3).collect();
+            let of_arm = values.iter().filter(|((of, _), _)| *of == arm.name);
+            let of_arm: Vec<f64> = of_arm.map(|(_, (sum, count))| sum / count).collect();
             let (mean, margin) = confidence(&of_arm);
             let mut result =
                 ArmResult { arm: arm.name.clone(), values: of_arm.len() as i64, mean, margin, ..ArmResult::default() };
