@@ -87,10 +87,10 @@ impl Bells {
         // One that is being listened to is heard, though it was never waited for.
         let heard = bell.notified_owned();
         // Rung between the look at the clock and the lock: nobody would ring it again.
-        if at <= self.now.load(Ordering::Acquire) {
-            if let Some(bell) = shard.remove(&at) {
-                bell.notify_waiters();
-            }
+        if at <= self.now.load(Ordering::Acquire)
+            && let Some(bell) = shard.remove(&at)
+        {
+            bell.notify_waiters();
         }
         heard
     }

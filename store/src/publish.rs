@@ -360,7 +360,7 @@ impl Store {
         let identity = Identity::open(self.folder()).map_err(StoreError::from)?;
         let trusted = &identity.trusted;
         let Some(bytes) = read_manifest(&location).await? else { return Ok(false) };
-        let manifest = Manifest::verify(&bytes, &trusted)?;
+        let manifest = Manifest::verify(&bytes, trusted)?;
         // The most segments first: a collection that is always hollow must not keep the others from being joined.
         let mut entries: Vec<&CollectionEntry> = manifest.collections.iter().collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.segments.len()));

@@ -519,7 +519,8 @@ impl Tenancy {
                 "SELECT DISTINCT r.arm, r.id, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
             }
         };
-        let said: Vec<(String, Vec<u8>, Vec<u8>, String, f64)> = sqlx::query_as(joined)
+        type Said = (String, Vec<u8>, Vec<u8>, String, f64);
+        let said: Vec<Said> = sqlx::query_as(joined)
             .bind(&self.id)
             .bind(name)
             .bind(&experiment.metric)

@@ -57,7 +57,8 @@ impl Tenancy {
         limit: i64,
     ) -> Result<Vec<FeedbackRecord>, StoreError> {
         let unit = run.map(|run| hex::decode(run).map_err(|_| no_run(run))).transpose()?;
-        let rows: Vec<(String, Vec<u8>, String, String, Option<f64>, String, i64)> = sqlx::query_as("SELECT unit_kind, unit, metric, source, value, comment, at FROM feedback WHERE tenant_id = $1 AND ($2 = '' OR metric = $2) AND ($3 = 0 OR (unit_kind = 'run' AND unit = $4)) ORDER BY at DESC, metric LIMIT $5")
+        type Row = (String, Vec<u8>, String, String, Option<f64>, String, i64);
+        let rows: Vec<Row> = sqlx::query_as("SELECT unit_kind, unit, metric, source, value, comment, at FROM feedback WHERE tenant_id = $1 AND ($2 = '' OR metric = $2) AND ($3 = 0 OR (unit_kind = 'run' AND unit = $4)) ORDER BY at DESC, metric LIMIT $5")
             .bind(&self.id)
             .bind(metric)
             .bind(i64::from(unit.is_some()))
@@ -65,8 +66,14 @@ impl Tenancy {
             .bind(limit)
             .fetch_all(&mut *self.read().await?)
             .await?;
-        let record = |(unit_kind, unit, metric, source, value, comment, at): (_, Vec<u8>, _, _, _, _, _)| {
-            FeedbackRecord { unit_kind, unit: hex::encode(unit), metric, source, value, comment, at }
+        let record = |(unit_kind, unit, metric, source, value, comment, at): Row| FeedbackRecord {
+            unit_kind,
+            unit: hex::encode(unit),
+            metric,
+            source,
+            value,
+            comment,
+            at,
         };
         Ok(rows.into_iter().map(record).collect())
     }
