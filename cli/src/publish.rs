@@ -52,6 +52,9 @@ impl Publish {
         self.notify.tell(done.epoch).await;
         while store.compact(Arc::clone(&location)).await? {}
         store.sweep(location).await?;
+        if let Some(failed) = done.failed {
+            return Err(format!("everything but the new documents of a collection is published: {failed}").into());
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -80,11 +80,17 @@ async fn publish_changes(store: Store, location: Arc<dyn ObjectStore>, announcer
         if latest != published || renewed.elapsed() > Duration::from_secs(600) {
             match store.publish(Arc::clone(&location)).await {
                 Ok(done) => {
-                    published = latest;
+                    let is_whole = done.failed.is_none() && done.sealed_kept == 0;
+                    if is_whole {
+                        published = latest;
+                    }
                     renewed = tokio::time::Instant::now();
                     if let (true, Some(announcer)) = (done.epoch != announced, &announcer) {
                         announcer.announce(done.epoch);
                         announced = done.epoch;
+                    }
+                    if !is_whole {
+                        tokio::time::sleep(Duration::from_secs(5)).await;
                     }
                 }
                 Err(error) => {

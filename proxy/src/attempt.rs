@@ -218,6 +218,8 @@ impl Outgoing<'_> {
         let config = &target.provider.config;
         let peers = target.provider.peers();
         let mut address = 0;
+        // Whether a kept connection had gone stale: the request is sent once more, on a new one where that can be said.
+        let mut again = false;
         loop {
             let Some(peer) = peers.get(address) else {
                 return Err(Miss::broken(ErrorCode::UpstreamConnectFailed, "The provider has no address.").unsent());
@@ -227,7 +229,7 @@ impl Outgoing<'_> {
             };
             let waited = patience(config.header_timeout);
             let (sent, reused) = match config.http2 {
-                false => match self.connect(target, peer).await {
+                false => match self.connect(target, peer, again).await {
                     Ok((stream, reused)) => {
                         (send_whole(stream, &header, &encoded.path, body, config.idle_timeout, waited).await, reused)
                     }
@@ -255,7 +257,13 @@ impl Outgoing<'_> {
                     ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
                         return Err(timed_out("waiting for the answer's header", waited));
                     }
-                    _ if reused && matches!(error.retry, RetryType::ReusedOnly) && Instant::now() < deadline => {}
+                    _ if reused
+                        && !again
+                        && matches!(error.retry, RetryType::ReusedOnly)
+                        && Instant::now() < deadline =>
+                    {
+                        again = true;
+                    }
                     ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                         return Err(Miss::broken(
                             ErrorCode::UpstreamProtocolError,
@@ -273,9 +281,10 @@ impl Outgoing<'_> {
         }
     }
 
-    /// A connection to `peer`: a kept one (`true`), or a new one.
-    async fn connect(&self, target: &Target, peer: &Peer) -> pingora_core::Result<(Stream, bool)> {
-        match target.provider.state.connections.take(peer.key) {
+    /// A connection to `peer`: a kept one (`true`), or a new one, as it has to be where `afresh` says so.
+    async fn connect(&self, target: &Target, peer: &Peer, afresh: bool) -> pingora_core::Result<(Stream, bool)> {
+        let kept = if afresh { None } else { target.provider.state.connections.take(peer.key) };
+        match kept {
             Some(stream) => Ok((stream, true)),
             None => Ok((Box::pin(self.live.connector.new_stream(&peer.http)).await?, false)),
         }
@@ -589,7 +598,7 @@ impl Outgoing<'_> {
         let peers = target.provider.peers();
         for (address, peer) in peers.iter().enumerate() {
             let connected = match config.http2 {
-                false => self.connect(target, peer).await.map(|(stream, _)| {
+                false => self.connect(target, peer, false).await.map(|(stream, _)| {
                     let mut exchange = Exchange::new(stream, config.idle_timeout);
                     exchange.set_read_timeout(Some(config.header_timeout));
                     Hop::Http1(Box::new(exchange))

@@ -215,13 +215,24 @@ impl Exchange {
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a protocol that nobody asked for"));
                 }
-                if head.status.is_informational() && informed < MAX_INFORMED {
+                if head.status.is_informational() {
                     informed += 1;
+                    if informed > MAX_INFORMED {
+                        return Err(Error::explain(
+                            ErrorType::InvalidHTTPHeader,
+                            "informational answers without an end",
+                        ));
+                    }
                     continue;
                 }
                 let (body, persists) = framing(&head, self.is_head)?;
                 self.body = body;
                 self.persists = persists;
+                let mut head = head;
+                if matches!(body, Body::Chunked(_)) {
+                    // It says nothing (RFC 9112 section 6.3), and is not to be passed on.
+                    head.remove_header(&CONTENT_LENGTH);
+                }
                 return Ok(head);
             }
             if self.held.len() > MAX_HEAD {
@@ -230,7 +241,7 @@ impl Exchange {
                     format!("the head is longer than {MAX_HEAD} bytes"),
                 ));
             }
-            let is_first = self.held.is_empty();
+            let is_first = informed == 0 && self.held.is_empty();
             let read = match self.fill(READ).await {
                 Ok(0) => Err(Error::new(ErrorType::ConnectionClosed)),
                 read => read,

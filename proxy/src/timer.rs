@@ -68,9 +68,14 @@ static BELLS: LazyLock<Bells> = LazyLock::new(|| {
 
 fn tick() {
     let begun = Instant::now();
+    let mut now = 0;
     loop {
         std::thread::sleep(TICK);
-        BELLS.ring((begun.elapsed().as_millis() / TICK.as_millis()) as u64);
+        // After a pause of the whole process the count catches up tick by tick: what began to wait after the pause, by a
+        // count that stood still, is not to be over at once.
+        let real = (begun.elapsed().as_millis() / TICK.as_millis()) as u64;
+        now = real.min(now + 2);
+        BELLS.ring(now);
     }
 }
 

@@ -8,7 +8,9 @@
 //! small segments to larger ones, beside publications, so that there are never many.
 
 use crate::database::{Whose, Work};
+use crate::records::ASIDE;
 use crate::{Identity, Store, StoreError, now, registry};
+use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sluice_index::{BuildError, PRIVATE, SegmentWriter};
@@ -38,6 +40,8 @@ pub struct Publication {
     pub bytes: u64,
     /// Credentials that are published as they were, since the store's key could not be had.
     pub sealed_kept: usize,
+    /// Why the new documents of a collection are not in it, where they could not be built in.
+    pub failed: Option<String>,
 }
 
 /// A snapshot that was not published.
@@ -81,18 +85,22 @@ impl Store {
         let found = read_manifest(&location).await?;
         // A manifest that is not this publisher's is replaced, but its epoch is not known: the table's is used.
         let before = found.as_ref().and_then(|bytes| Manifest::verify(bytes, trusted).ok());
+        let had_manifest = found.is_some();
         let own = [identity.signing_key.verifying_key()];
         let is_own = found.is_some_and(|bytes| Manifest::verify(&bytes, &own).is_ok());
         let mut written = 0;
         let (mut registry, sealed) = registry::assemble(self).await?;
-        if let (false, Some(before)) = (sealed.is_empty(), &before) {
-            // Revocations must not wait for the store's key: credentials that cannot be opened now stay as they are.
-            match self.read_registry(&location, &before.registry).await {
-                Ok(before) => registry::keep_credentials(&mut registry, &sealed, before),
-                Err(error) => {
-                    tracing::error!(%error, "what is sealed cannot be read at the location; edges do without it")
-                }
-            }
+        if !sealed.is_empty() && had_manifest {
+            // Revocations must not wait for the store's key: credentials that cannot be opened now stay as they are. Where
+            // it cannot be seen how they are, nothing is published, or everybody would lose them.
+            let before = before.as_ref().ok_or_else(|| {
+                StoreError::Invalid(
+                    "the store's key cannot be had, and the manifest in force is not this publisher's: what is sealed is not known"
+                        .to_owned(),
+                )
+            })?;
+            let in_force = self.read_registry(&location, &before.registry).await?;
+            registry::keep_credentials(&mut registry, &sealed, in_force);
         }
         if let Some(epoch) = self.rolled_back().await? {
             // Prompts as they were. Keys, credentials and documents stay as they are: what was revoked or removed since
@@ -147,6 +155,7 @@ impl Store {
             kept += segments.len();
             let covered = segments.last().map_or(0, |segment| segment.last);
             // What was revoked, removed and deployed must not wait for a collection whose documents cannot be built in.
+            let mut is_whole = true;
             match self.build(&location, &tenant, &name, covered + 1..u64::MAX, &mut written).await {
                 Ok(Some(segment)) => {
                     built += 1;
@@ -155,13 +164,18 @@ impl Store {
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(%error, collection = name, "a collection's new documents are not published");
-                    failed.get_or_insert(error);
+                    failed.get_or_insert_with(|| error.to_string());
+                    is_whole = false;
                 }
             }
+            if let (true, false, Some(old)) = (segments.is_empty(), is_whole, old) {
+                // What was served goes on, without what was removed since.
+                segments.clone_from(&old.segments);
+            }
             if segments.is_empty() {
-                collections.extend(old.filter(|_| failed.is_some()).cloned());
                 continue;
             }
+            let covered = segments.last().map_or(covered, |segment| covered.max(segment.last));
             let gone = self.forgotten(&tenant, &name, &(0..covered + 1)).await?;
             let dead = put_dead(&location, &gone, &mut written).await?;
             collections.push(CollectionEntry { tenant: tenant_hex, name, segments, dead });
@@ -176,9 +190,6 @@ impl Store {
                 let renewed = Manifest { published_at: now(), ..manifest.clone() };
                 self.put_manifest(&location, &renewed, &identity, false).await?;
             }
-            if let Some(error) = failed {
-                return Err(error);
-            }
             return Ok(Publication {
                 epoch: manifest.epoch,
                 changed: false,
@@ -186,15 +197,13 @@ impl Store {
                 segments_kept: kept,
                 bytes: written,
                 sealed_kept: sealed.len(),
+                failed,
             });
         }
         let is_other = before.as_ref().is_none_or(|before| before.registry != registry);
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
         let manifest = Manifest { epoch, published_at: now(), registry, collections, erased };
         self.put_manifest(&location, &manifest, &identity, is_other).await?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         Ok(Publication {
             epoch,
             changed: true,
@@ -202,6 +211,7 @@ impl Store {
             segments_kept: kept,
             bytes: written,
             sealed_kept: sealed.len(),
+            failed,
         })
     }
 
@@ -453,6 +463,13 @@ impl Store {
             if !needed.contains(&object.location) && old(object.last_modified.timestamp_micros()) {
                 location.delete(&object.location).await?;
                 removed += 1;
+            }
+        }
+        // What could not be stored is nobody's any more after a while.
+        let refused: Vec<_> = location.list(Some(&ObjectPath::from(ASIDE))).try_collect().await?;
+        for batch in refused {
+            if batch.last_modified.timestamp_micros() < now() - SILENCE_MICROSECONDS {
+                location.delete(&batch.location).await?;
             }
         }
         // What an edge said of itself, and has not said again for long: it is gone.

@@ -36,7 +36,7 @@ pub struct Collected {
 }
 
 /// Where batches are put that nothing else can be done with.
-const ASIDE: &str = "journal-refused";
+pub(crate) const ASIDE: &str = "journal-refused";
 
 /// Whether the database refuses the values themselves, as it would for ever.
 fn is_of_values(error: &StoreError) -> bool {
@@ -345,7 +345,7 @@ async fn insert_runs(
             let subject = bytes(&run.subject);
             let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(tenant, subject, run.at));
             if is_erased {
-                forgotten.push((tenant, id));
+                forgotten.push((tenant, id, bytes(&run.session)));
             }
             query = query
                 .bind(id.clone())
@@ -374,10 +374,11 @@ async fn insert_runs(
         }
         query.execute(&mut **write).await?;
         // What was said of them may have come by another edge, earlier.
-        for (tenant, id) in forgotten {
-            sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND unit_kind = 'run' AND unit = $2")
+        for (tenant, id, session) in forgotten {
+            sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND ((unit_kind = 'run' AND unit = $2) OR (unit_kind = 'session' AND unit = $3))")
                 .bind(tenant.clone())
                 .bind(id.clone())
+                .bind(session.unwrap_or_default())
                 .execute(&mut **write)
                 .await?;
         }

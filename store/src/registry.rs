@@ -5,7 +5,7 @@ use crate::database::Whose;
 use crate::experiments::range;
 use crate::publish::fixed;
 use crate::resolve::{Parts, Shelf};
-use crate::{Identity, Store, StoreError, Tenancy};
+use crate::{Identity, Store, StoreError, StoreKeys, Tenancy};
 use serde_json::json;
 use sluice_segment::{
     Arm, Example, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Rule, SealedSecret, Tenant,
@@ -42,14 +42,20 @@ pub(crate) async fn assemble(store: &Store) -> Result<(Registry, Vec<Sealed>), S
         sqlx::query_as("SELECT id, slug FROM tenant ORDER BY id").fetch_all(&mut *read).await?;
     drop(read);
     let (mut tenants, mut sealed) = (Vec::new(), Vec::new());
+    let mut store_keys = Some(None);
     for (id, name) in rows {
         let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new(), protected_too: false };
-        tenants.push(tenant(&tenancy, &mut sealed).await?);
+        tenants.push(tenant(&tenancy, &mut store_keys, &mut sealed).await?);
     }
     Ok((Registry { tenants }, sealed))
 }
 
-async fn tenant(tenancy: &Tenancy, sealed: &mut Vec<Sealed>) -> Result<Tenant, StoreError> {
+/// `store_keys` become `None` when they cannot be had.
+async fn tenant(
+    tenancy: &Tenancy,
+    store_keys: &mut Option<Option<StoreKeys>>,
+    sealed: &mut Vec<Sealed>,
+) -> Result<Tenant, StoreError> {
     let mut read = tenancy.read().await?;
     let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&tenancy.id).fetch_all(&mut *read).await?;
     let mut keys = Vec::new();
@@ -105,18 +111,26 @@ async fn tenant(tenancy: &Tenancy, sealed: &mut Vec<Sealed>) -> Result<Tenant, S
     .await?;
     let id: [u8; 16] = fixed(tenancy.id.clone())?;
     let mut secrets = Vec::new();
-    let opened = match tenancy.open_secrets(&mut read).await {
+    // Asked for once: a command that hangs is not waited for by every tenant.
+    let opened = match store_keys {
+        Some(keys) => tenancy.open_secrets(&mut read, keys).await,
+        None => Ok(Vec::new()),
+    };
+    let opened = match opened {
         Err(StoreError::Identity(error)) => {
-            tracing::error!(%error, tenant = tenancy.name, "the store's key cannot be had; what is sealed stays as it is");
-            let mut names = tenancy.secret_names(&mut read).await?;
-            if tenancy.keeping(&mut read).await?.is_none() {
-                names.retain(|(name, _)| !crate::transcripts::is_key(name));
-            }
-            sealed.extend(names.into_iter().map(|(name, origin)| Sealed { tenant: id, name, origin }));
+            tracing::error!(%error, "the store's key cannot be had; what is sealed stays as it is");
+            *store_keys = None;
             Vec::new()
         }
         opened => opened?,
     };
+    if store_keys.is_none() {
+        let mut names = tenancy.secret_names(&mut read).await?;
+        if tenancy.keeping(&mut read).await?.is_none() {
+            names.retain(|(name, _)| !crate::transcripts::is_key(name));
+        }
+        sealed.extend(names.into_iter().map(|(name, origin)| Sealed { tenant: id, name, origin }));
+    }
     let identity = Identity::open(tenancy.store.folder())?;
     let contents = tenancy.contents(&mut read, &opened).await?;
     for secret in opened.into_iter().filter(|secret| !crate::transcripts::is_key(&secret.name)) {

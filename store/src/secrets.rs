@@ -185,15 +185,24 @@ impl Tenancy {
     }
 
     /// Everything opened, for sealing it to the fleet.
-    pub(crate) async fn open_secrets(&self, work: &mut Work) -> Result<Vec<OpenSecret>, StoreError> {
+    ///
+    /// `keys` are opened where they are needed and are not there yet.
+    pub(crate) async fn open_secrets(
+        &self,
+        work: &mut Work,
+        keys: &mut Option<StoreKeys>,
+    ) -> Result<Vec<OpenSecret>, StoreError> {
         let rows = sealed_rows(work, &self.id).await?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?;
+        let keys = match keys {
+            Some(keys) => keys,
+            None => keys.insert(tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?),
+        };
         let opened = rows.into_iter().filter_map(|(id, name, origin, key_id, nonce, sealed)| {
             let bound = bound_to(&self.id, &id, &name, &origin);
-            let value = open(&keys, &key_id, &bound, nonce, &sealed, &name);
+            let value = open(keys, &key_id, &bound, nonce, &sealed, &name);
             // One that cannot be opened is missing at the edges, and takes nothing else with it.
             let value = value.inspect_err(|error| tracing::error!(%error, "a secret is not published")).ok()?;
             Some(OpenSecret { name, origin, value })

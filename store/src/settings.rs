@@ -13,9 +13,12 @@ const MAX_VALUE: usize = 64 << 10;
 pub(crate) const RUN_RETENTION: &str = "run_retention_days";
 pub(crate) const EVENT_RETENTION: &str = "event_retention_days";
 
+/// The longest that something can be kept for.
+const MOST_DAYS: i64 = 36_500;
+
 /// A number of days that something can be kept.
 fn days(value: &Value) -> Option<i64> {
-    value.as_i64().filter(|days| (1..=36_500).contains(days))
+    value.as_i64().filter(|days| (1..=MOST_DAYS).contains(days))
 }
 
 /// One setting.
@@ -44,7 +47,8 @@ impl Tenancy {
     /// What a setting of days says, if there is one.
     pub(crate) async fn days(&self, name: &str) -> Result<Option<i64>, StoreError> {
         match self.setting(name).await {
-            Ok(setting) => Ok(days(&setting.value)),
+            // What was written before such settings were checked stays within bounds.
+            Ok(setting) => Ok(setting.value.as_i64().map(|days| days.clamp(1, MOST_DAYS))),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }

@@ -123,7 +123,7 @@ impl Tenancy {
         let found: Option<(i64, Vec<u8>)> =
             sqlx::query_as(find).bind(&self.id).bind(id).fetch_optional(&mut *write).await?;
         let (at, sealed) = found.ok_or_else(none)?;
-        let secrets = self.open_secrets(&mut write).await?;
+        let secrets = self.open_secrets(&mut write, &mut None).await?;
         let context = Contents::context(&hex::encode(&self.id), &run);
         let opened = key_among(&secrets).and_then(|key| unseal(&key, &context, &sealed));
         let said: Option<Said> = opened.and_then(|text| serde_json::from_slice(&text).ok());
