@@ -107,6 +107,7 @@ def main():
     flags = flags.parse_args()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
+    race.FOLDER.mkdir(parents=True, exist_ok=True)
     # A copy: the program may be built anew meanwhile.
     sluice, data = FOLDER / "sluice", FOLDER / "data"
     shutil.copy2(flags.sluice, sluice)
@@ -119,19 +120,13 @@ def main():
     key = json.loads(run("key", "create", "soak", "--rpm", "100000000", "--json"))["key"]
     port, admin, mock = race.free_port(), race.free_port(), race.free_port()
     (FOLDER / "soak.toml").write_text(CONFIG.format(port=port, admin=admin, mock=mock))
-    log = open(FOLDER / "log", "w")
     servers = [
-        subprocess.Popen([sluice, "mock", "--listen", f"127.0.0.1:{mock}"], stdout=log, stderr=log),
-        subprocess.Popen([sluice, "--data", data, "up", "--config", FOLDER / "soak.toml"], stdout=log, stderr=log),
+        race.Server("soak-mock", [sluice, "mock", "--listen", f"127.0.0.1:{mock}"], race.LOAD_CORE),
+        race.Server("soak", [sluice, "--data", data, "up", "--config", FOLDER / "soak.toml"], race.GATEWAY_CORE),
     ]
+    edge = servers[1].process
     try:
-        while True:
-            assert all(server.poll() is None for server in servers), f"it did not start; see {FOLDER}/log"
-            try:
-                with socket.create_connection(("127.0.0.1", port)):
-                    break
-            except OSError:
-                time.sleep(0.1)
+        servers[1].wait(port, "/healthz")
         time.sleep(3)
         told = {"whole": 0, "left": 0, "failed": 0}
         begun = time.monotonic()
@@ -142,14 +137,14 @@ def main():
         samples = []
         while time.monotonic() < until:
             time.sleep(10)
-            samples.append(memory(servers[1].pid))
+            samples.append(memory(edge.pid))
             if len(samples) % 12 == 0:
                 resident, own = samples[-1]
                 print(f"{(time.monotonic() - begun) / 60:5.1f} min  {resident:6.1f} MiB resident, {own:6.1f} its own; {told}", flush=True)
         for thread in threads:
             thread.join()
-        assert servers[1].poll() is None, "it ended"
-        quarter = len(samples) // 4
+        assert edge.poll() is None, "it ended"
+        quarter = max(len(samples) // 4, 1)
         medians = [[statistics.median(column) for column in zip(*samples[n * quarter:(n + 1) * quarter])] for n in range(4)]
         for n, (resident, own) in enumerate(medians, 1):
             print(f"quarter {n}: {resident:.1f} MiB resident, {own:.1f} its own (medians)")
@@ -159,8 +154,7 @@ def main():
         return 0 if flat and not told["failed"] else 1
     finally:
         for server in servers:
-            server.terminate()
-            server.wait(30)
+            server.stop()
 
 
 if __name__ == "__main__":

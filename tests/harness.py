@@ -261,13 +261,14 @@ class Store:
         self.scratch = self.folder.parent / f"{self.folder.name}-files"
         self.scratch.mkdir(exist_ok=True)
 
-    def run(self, *arguments, code=0, environment=None):
+    def run(self, *arguments, code=0, environment=None, said=""):
+        """`said` is its standard input."""
         done = subprocess.run(
             [BINARY, "--data", self.folder, *[str(a) for a in arguments]],
             capture_output=True,
             text=True,
             timeout=80,
-            stdin=subprocess.DEVNULL,
+            input=said,
             env={**os.environ, "MOCK_API_KEY": PROVIDER_KEY, **self.environment, **(environment or {})},
         )
         assert code is None or done.returncode == code, (

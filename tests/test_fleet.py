@@ -209,11 +209,8 @@ def test_a_tenants_secret_reaches_the_provider_and_nothing_else(fleet, mock):
     assert "sluice secret put upstream" in missing.error["message"]
 
     def put_secret(origin, value):
-        done = subprocess.run(
-            [BINARY, "--data", store.folder, "secret", "put", "upstream", "--origin", origin], input=value, text=True,
-            capture_output=True, env={**os.environ, **store.environment}, timeout=30,
-        )
-        assert done.returncode == 0 and value not in done.stdout + done.stderr, done
+        done = store.run("secret", "put", "upstream", "--origin", origin, said=value)
+        assert value not in done.stdout + done.stderr, done
 
     put_secret(f"http://{mock.base}/v1", "sk-canary-of-the-tenant-0123")
 

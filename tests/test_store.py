@@ -294,10 +294,7 @@ def test_the_store_s_key_comes_from_where_it_is_said_to_be(tmp_path):
     keys = [f"{number:064x}" for number in (1, 2)]
 
     def seal(**environment):
-        done = subprocess.run(
-            [BINARY, "--data", store.folder, "secret", "put", "upstream", "--origin", "https://a.example"], input="sk-1", text=True,
-            capture_output=True, env={**os.environ, **environment}, timeout=30,
-        )
+        done = store.run("secret", "put", "upstream", "--origin", "https://a.example", said="sk-1", environment=environment, code=None)
         return done.returncode, done.stderr
 
     assert seal(SLUICE_STORE_KEY_COMMAND=f"echo {keys[0]}") == (0, "")

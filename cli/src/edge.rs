@@ -238,11 +238,11 @@ async fn follow(
             }
         }
         // Read anew, so that a key which is to be signed with next is trusted ahead.
+        let mut failed = None;
         match trusted(&live.current().0, &data) {
             Ok(keys) => follower.trust(keys),
-            Err(error) => tracing::warn!(error, "the keys that are trusted stay as they are"),
+            Err(error) => failed = Some((error, "the keys that are trusted stay as they are")),
         }
-        let mut failed = None;
         match follower.poll().await {
             Ok(None) => {}
             Ok(Some(snapshot)) => fetched = Some(Arc::new(snapshot)),

@@ -37,8 +37,7 @@ pub enum Publisher {
 
 impl Publisher {
     pub async fn run(self, context: Context) -> Outcome {
-        let hexadecimal =
-            |key: &VerifyingKey| -> String { key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect() };
+        let hexadecimal = |key: &VerifyingKey| hex::encode(key.as_bytes());
         match self {
             Publisher::Keys => {
                 let identity = Identity::open(&context.data)?;

@@ -1,6 +1,5 @@
 //! A provider's answer as it is read: with a limit to every wait, and decompressed where that was forced on us.
 
-use crate::attempt::with_path;
 use crate::http1::Exchange;
 use crate::live::Live;
 use crate::refuse::ErrorCode;
@@ -11,7 +10,7 @@ use flate2::write::GzDecoder;
 use http::request::Parts;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::{Error, ErrorType};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,19 +49,30 @@ impl Hop {
 
     /// Waits for the answer's head; informational ones before it are passed over.
     pub async fn read_head(&mut self) -> Result<ResponseHeader, Box<Error>> {
-        let session = match self {
-            Hop::Http1(exchange) => return exchange.read_head().await,
-            Hop::Http2(session) => session,
-        };
-        loop {
-            session.read_response_header().await?;
-            match session.response_header() {
-                Some(header) if header.status.is_informational() && header.status.as_u16() != 101 => {}
-                Some(header) => return Ok(header.clone()),
-                None => return Err(Error::new(ErrorType::InvalidHTTPHeader)),
-            }
+        match self {
+            Hop::Http1(exchange) => exchange.read_head().await,
+            Hop::Http2(session) => read_head(session).await,
         }
     }
+}
+
+/// The same on a session of pingora's.
+pub async fn read_head(session: &mut HttpSession) -> Result<ResponseHeader, Box<Error>> {
+    loop {
+        session.read_response_header().await?;
+        match session.response_header() {
+            Some(header) if header.status.is_informational() && header.status.as_u16() != 101 => {}
+            Some(header) => return Ok(header.clone()),
+            None => return Err(Error::new(ErrorType::InvalidHTTPHeader)),
+        }
+    }
+}
+
+/// The head of a request as pingora takes it.
+pub fn with_path(head: Parts, path: &str) -> pingora_core::Result<RequestHeader> {
+    let mut header = RequestHeader::from(head);
+    header.set_raw_path(path.as_bytes())?;
+    Ok(header)
 }
 
 /// The body of an answer, and the connection and the place at the target that go with it.
@@ -70,9 +80,8 @@ pub struct Reader {
     pub hop: Hop,
     pub target: Arc<Target>,
     pub permit: Permit,
-    peers: Arc<Vec<Peer>>,
-    /// Which of them the connection is to.
-    peer: usize,
+    /// What the connection is to.
+    peer: Arc<Peer>,
     inflate: Option<GzDecoder<Vec<u8>>>,
     idle: Duration,
     /// When the whole attempt must be over.
@@ -80,18 +89,10 @@ pub struct Reader {
     ended: bool,
 }
 
-/// A connection to one of a provider's addresses, with a request on it.
-pub struct Opened {
-    pub hop: Hop,
-    pub peers: Arc<Vec<Peer>>,
-    pub peer: usize,
-}
-
 impl Reader {
-    pub fn new(opened: Opened, target: Arc<Target>, permit: Permit, deadline: Instant) -> Reader {
-        let Opened { hop, peers, peer } = opened;
+    pub fn new(hop: Hop, peer: Arc<Peer>, target: Arc<Target>, permit: Permit, deadline: Instant) -> Reader {
         let idle = target.provider.config.idle_timeout;
-        Reader { hop, target, permit, peers, peer, inflate: None, idle, deadline, ended: false }
+        Reader { hop, target, permit, peer, inflate: None, idle, deadline, ended: false }
     }
 
     /// Undoes `content-encoding: gzip`, which a provider may send although it was asked not to.
@@ -193,7 +194,7 @@ impl Reader {
         if !self.ended {
             return;
         }
-        let Some(peer) = self.peers.get(self.peer) else { return };
+        let peer = self.peer;
         match self.hop {
             Hop::Http1(exchange) => {
                 if let Some(stream) = exchange.into_kept() {

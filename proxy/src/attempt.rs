@@ -3,7 +3,7 @@
 //! Nothing of an attempt has reached the client before it is [`Answer`]ed, so one that [`Miss`]es leaves the way open
 //! for another.
 
-use crate::answer::{Hop, Opened, Reader};
+use crate::answer::{Hop, Reader, read_head, with_path};
 use crate::events::{Audience, Events, restored, told_twice};
 use crate::head::{CREDENTIALS, hop_by_hop};
 use crate::http1::{Exchange, stale};
@@ -156,14 +156,14 @@ impl Outgoing<'_> {
         let mut permit = target.enter(self.live.moment()).map_err(|closed| Miss::closed(target, closed))?;
         let started = Instant::now();
         let deadline = started + target.provider.config.total_timeout;
-        let (opened, header) = match self.open(target, &encoded, deadline).await {
+        let (hop, peer, header) = match self.open(target, &encoded, deadline).await {
             Ok(opened) => opened,
             Err(miss) => {
                 self.tell_miss(&miss, target, Some(&mut permit));
                 return Err(miss);
             }
         };
-        let mut reader = Reader::new(opened, Arc::clone(target), permit, deadline);
+        let mut reader = Reader::new(hop, peer, Arc::clone(target), permit, deadline);
         let transcript = self.transcript(&encoded);
         match self.read(&mut reader, header, &encoded, transcript.as_ref(), started).await {
             Ok((header, content, usage)) => {
@@ -209,7 +209,7 @@ impl Outgoing<'_> {
         target: &Arc<Target>,
         encoded: &Encoded,
         deadline: Instant,
-    ) -> Result<(Opened, ResponseHeader), Miss> {
+    ) -> Result<(Hop, Arc<Peer>, ResponseHeader), Miss> {
         let header = self.header_for(target, encoded)?;
         let body = match &encoded.body {
             EncodedBody::Json(body) => body.as_bytes(),
@@ -252,7 +252,7 @@ impl Outgoing<'_> {
                 },
             };
             match sent {
-                Ok((hop, header)) => return Ok((Opened { hop, peers, peer: address }, header)),
+                Ok((hop, header)) => return Ok((hop, Arc::clone(peer), header)),
                 Err(error) => match error.etype() {
                     ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
                         return Err(timed_out("waiting for the answer's header", waited));
@@ -595,8 +595,7 @@ impl Outgoing<'_> {
         let header = self.header_for(target, encoded)?;
         let config = &target.provider.config;
         let mut last = None;
-        let peers = target.provider.peers();
-        for (address, peer) in peers.iter().enumerate() {
+        for peer in target.provider.peers().iter() {
             let connected = match config.http2 {
                 false => self.connect(target, peer, false).await.map(|(stream, _)| {
                     let mut exchange = Exchange::new(stream, config.idle_timeout);
@@ -612,8 +611,7 @@ impl Outgoing<'_> {
             match connected {
                 Ok(hop) => {
                     let deadline = Instant::now() + config.total_timeout;
-                    let opened = Opened { hop, peers, peer: address };
-                    return Ok((Reader::new(opened, Arc::clone(target), permit, deadline), header));
+                    return Ok((Reader::new(hop, Arc::clone(peer), Arc::clone(target), permit, deadline), header));
                 }
                 Err(error) => last = Some(error),
             }
@@ -648,13 +646,6 @@ pub fn outgoing_header(received: &RequestHeader, traceparent: &str, streams: boo
     Ok(parts)
 }
 
-/// The head of a request as pingora takes it.
-pub fn with_path(head: Parts, path: &str) -> pingora_core::Result<RequestHeader> {
-    let mut header = RequestHeader::from(head);
-    header.set_raw_path(path.as_bytes())?;
-    Ok(header)
-}
-
 /// Sends a request whose body is known, and waits for the answer's head.
 async fn send_whole(
     stream: Stream,
@@ -687,9 +678,8 @@ async fn send_parts(
             session.write_request_body(Bytes::copy_from_slice(body), true).await?;
         }
         session.finish_request_body().await?;
-        let mut hop = Hop::Http2(Box::new(session));
-        let header = hop.read_head().await?;
-        Ok((hop, header))
+        let header = read_head(&mut session).await?;
+        Ok((Hop::Http2(Box::new(session)), header))
     };
     match timer::timeout(patience, exchange).await {
         // pingora says of few errors that a new connection may do.

@@ -373,7 +373,7 @@ impl Race<'_> {
             match self.outgoing.open_stream(target, &encoded).await {
                 Ok((mut reader, header)) => {
                     let patience = target.provider.config.header_timeout;
-                    pump(&mut reader.hop, (header, &encoded.path), session, patience).await?;
+                    pump(&mut reader.hop, header, &encoded.path, session, patience).await?;
                     return match unless_departed(session, reader.hop.read_head()).await {
                         None => Err(left()),
                         Some(answered) => Ok(self.streamed(answered, reader, encoded)),
@@ -417,7 +417,8 @@ impl Race<'_> {
 /// Streams a body that Sluice does not read.
 async fn pump(
     upstream: &mut Hop,
-    (head, path): (Parts, &str),
+    head: Parts,
+    path: &str,
     session: &mut ServerSession,
     patience: Duration,
 ) -> Result<(), Refusal> {

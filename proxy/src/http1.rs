@@ -211,7 +211,7 @@ impl Exchange {
     pub async fn read_head(&mut self) -> Result<ResponseHeader, Box<Error>> {
         let mut informed = 0;
         loop {
-            if let Some(head) = take_head(&mut self.held)? {
+            if let Some(mut head) = take_head(&mut self.held)? {
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Err(Error::explain(ErrorType::InvalidHTTPHeader, "a protocol that nobody asked for"));
                 }
@@ -228,7 +228,6 @@ impl Exchange {
                 let (body, persists) = framing(&head, self.is_head)?;
                 self.body = body;
                 self.persists = persists;
-                let mut head = head;
                 if matches!(body, Body::Chunked(_)) {
                     // It says nothing (RFC 9112 section 6.3), and is not to be passed on.
                     head.remove_header(&CONTENT_LENGTH);

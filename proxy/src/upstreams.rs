@@ -84,7 +84,7 @@ pub struct Provider {
     pub host_header: String,
     pub credential: Option<(HeaderName, String)>,
     ca: Option<Arc<CaType>>,
-    peers: ArcSwap<Vec<Peer>>,
+    peers: ArcSwap<Vec<Arc<Peer>>>,
     pub state: Arc<ProviderState>,
 }
 
@@ -135,8 +135,7 @@ impl States {
 
     /// Closes connections that were idle for too long.
     pub fn sweep(&self) {
-        let providers: Vec<Arc<ProviderState>> = self.providers.lock().values().cloned().collect();
-        providers.iter().for_each(|provider| provider.connections.sweep());
+        self.providers.lock().values().for_each(|provider| provider.connections.sweep());
     }
 
     pub fn target(&self, provider: &str, model: &str) -> Arc<TargetState> {
@@ -252,7 +251,7 @@ impl Provider {
     }
 
     fn make_peers(&self) {
-        let peers = self.state.addresses.load().iter().map(|address| self.peer(*address)).collect();
+        let peers = self.state.addresses.load().iter().map(|address| Arc::new(self.peer(*address))).collect();
         self.peers.store(Arc::new(peers));
     }
 
@@ -277,7 +276,7 @@ impl Provider {
     }
 
     /// The host's addresses, ready to connect to.
-    pub fn peers(&self) -> Arc<Vec<Peer>> {
+    pub fn peers(&self) -> Arc<Vec<Arc<Peer>>> {
         self.peers.load_full()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Sluice reads none of it, so on a route that scrubs the path must be listed in `unscrubbable_paths`.
 
-use crate::answer::Hop;
+use crate::answer::read_head;
 use crate::attempt::outgoing_header;
 use crate::dispatch::left;
 use crate::head::{Notes, hop_by_hop};
@@ -96,13 +96,11 @@ async fn open(
         upstream.set_read_timeout(Some(target.provider.config.header_timeout));
         upstream.write_request_header(Box::new(header)).await?;
         upstream.finish_request_body().await?;
-        let mut upstream = Hop::Http2(Box::new(upstream));
-        upstream.read_head().await?;
+        read_head(&mut upstream).await?;
         Ok::<_, Box<pingora_core::Error>>(upstream)
     };
     match opened.await {
-        Ok(Hop::Http2(upstream)) => {
-            let HttpSession::H1(upstream) = *upstream else { return Err(broken("did not answer the handshake")) };
+        Ok(HttpSession::H1(upstream)) => {
             permit.succeed(std::time::Duration::ZERO, live.moment());
             Ok((upstream, permit))
         }

@@ -225,8 +225,7 @@ impl Journal {
                 Err(source) => return Err(object_store::Error::Generic { store: "journal", source: source.into() }),
             };
             let (records, end) = journal_records(&bytes);
-            let is_empty = records.is_empty();
-            if !is_empty {
+            if !records.is_empty() {
                 let object = ObjectPath::from(format!("journal/{}/{number}", self.edge));
                 bytes.truncate(end);
                 location.put(&object, bytes.into()).await?;

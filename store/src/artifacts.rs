@@ -314,11 +314,7 @@ impl Tenancy {
             .await?;
         }
         // Whoever saw the artifact before has not seen this version.
-        sqlx::query("UPDATE artifact SET revision = revision + 1, updated_at = $2 WHERE id = $1")
-            .bind(&artifact)
-            .bind(now())
-            .execute(&mut **write)
-            .await?;
+        touch(write, &artifact).await?;
         self.record(write, &format!("{kind}.version"), alias, json!({ "version": number })).await?;
         self.check_links(write, kind, alias, &content).await?;
         // What follows the newest version follows this one.
@@ -493,10 +489,10 @@ impl Tenancy {
             .bind(now())
             .execute(&mut *write)
             .await?;
-        let revision = self.touch(&mut write, &artifact).await?;
+        touch(&mut write, &artifact.id).await?;
         self.note(&mut write, &format!("{kind}.draft"), alias, json!(null), false).await?;
         write.commit().await?;
-        Ok(revision)
+        Ok(artifact.revision + 1)
     }
 
     /// Makes the draft the newest version. Gives its number.
@@ -512,7 +508,7 @@ impl Tenancy {
         let body = draft_body(&mut write, &artifact.id, alias).await?;
         let number = self.add_version(&mut write, kind, alias, &Content::read(kind, &body)?, note, None).await?;
         sqlx::query("DELETE FROM draft WHERE artifact_id = $1").bind(&artifact.id).execute(&mut *write).await?;
-        self.touch(&mut write, &artifact).await?;
+        touch(&mut write, &artifact.id).await?;
         write.commit().await?;
         Ok(number)
     }
@@ -528,7 +524,7 @@ impl Tenancy {
         let mut write = self.write().await?;
         let artifact = self.expect(&mut write, kind, alias, expected).await?;
         self.apply(&mut write, kind, alias, change).await?;
-        self.touch(&mut write, &artifact).await?;
+        touch(&mut write, &artifact.id).await?;
         self.check_environments(&mut write, kind).await?;
         let changed = self.look_up(&mut write, kind, alias).await?;
         write.commit().await?;
@@ -748,15 +744,16 @@ impl Tenancy {
             _ => Ok(found),
         }
     }
+}
 
-    async fn touch(&self, write: &mut Work, artifact: &Found) -> Result<i64, StoreError> {
-        sqlx::query("UPDATE artifact SET revision = revision + 1, updated_at = $2 WHERE id = $1")
-            .bind(&artifact.id)
-            .bind(now())
-            .execute(&mut **write)
-            .await?;
-        Ok(artifact.revision + 1)
-    }
+/// Whoever saw the artifact before has not seen what is made of it now.
+async fn touch(write: &mut Work, artifact: &[u8]) -> Result<(), StoreError> {
+    sqlx::query("UPDATE artifact SET revision = revision + 1, updated_at = $2 WHERE id = $1")
+        .bind(artifact)
+        .bind(now())
+        .execute(&mut **write)
+        .await?;
+    Ok(())
 }
 
 async fn draft_body(work: &mut Work, artifact: &[u8], alias: &str) -> Result<String, StoreError> {

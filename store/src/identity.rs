@@ -87,7 +87,8 @@ fn run(command: &str, patience: Duration) -> io::Result<Vec<u8>> {
 
 impl StoreKeys {
     /// From `SLUICE_STORE_KEY` (keys as 64 hexadecimal digits, comma-separated), from what the command in
-    /// `SLUICE_STORE_KEY_COMMAND` prints within [`command_patience`], or from `store.key` in the data folder, which the first use makes.
+    /// `SLUICE_STORE_KEY_COMMAND` prints within `SLUICE_STORE_KEY_COMMAND_SECONDS`, or from `store.key` in the data folder,
+    /// which the first use makes.
     pub fn open(folder: &Path) -> Result<StoreKeys, IdentityError> {
         if let Ok(keys) = std::env::var("SLUICE_STORE_KEY") {
             return StoreKeys::read(&keys, Path::new("SLUICE_STORE_KEY"));
@@ -139,7 +140,7 @@ impl StoreKeys {
             text.push('\n');
             text.push_str(&hex::encode(old));
         }
-        write_secret(&folder.join("store.key"), &text)?;
+        replace(&folder.join("store.key"), &text, PRIVATE)?;
         keys = StoreKeys::read(&text, &folder.join("store.key"))?;
         Ok(keys)
     }
@@ -151,7 +152,7 @@ impl StoreKeys {
             return Ok(());
         }
         let keys = StoreKeys::open(folder)?;
-        write_secret(&path, &hex::encode(keys.current().1))
+        replace(&path, &hex::encode(keys.current().1), PRIVATE)
     }
 
     /// The key that new secrets are sealed with, and its id.
@@ -218,10 +219,8 @@ pub fn read_publisher_keys(folder: &Path) -> Result<Vec<VerifyingKey>, IdentityE
 }
 
 fn write_publisher_keys(folder: &Path, keys: &[VerifyingKey]) -> Result<(), IdentityError> {
-    let lines: Vec<String> = keys.iter().map(|key| hex::encode(key.as_bytes())).collect();
-    let (path, temporary) = (folder.join(PUBLIC), part(&folder.join(PUBLIC)));
-    let written = std::fs::write(&temporary, lines.join("\n") + "\n").and_then(|()| std::fs::rename(&temporary, &path));
-    written.and_then(|()| sync_folder(&path)).map_err(|source| IdentityError::Io { path, source })
+    let lines: String = keys.iter().map(|key| hex::encode(key.as_bytes()) + "\n").collect();
+    replace(&folder.join(PUBLIC), &lines, 0o644)
 }
 
 /// Makes the key that the publisher of `folder` will sign with after [`rotate_publisher`]; the one that is prepared
@@ -281,7 +280,7 @@ fn secret(path: &Path) -> Result<[u8; 32], IdentityError> {
         getrandom::fill(&mut bytes).map_err(IdentityError::Random)?;
         // Written aside and linked into place: of two first runs one wins, and no reader sees half a secret.
         let temporary = part(path);
-        write_private(&temporary, &hex::encode(bytes)).map_err(failed)?;
+        write(&temporary, &hex::encode(bytes), PRIVATE).map_err(failed)?;
         let linked = std::fs::hard_link(&temporary, path);
         let _ = std::fs::remove_file(&temporary);
         match linked {
@@ -305,18 +304,21 @@ fn part(path: &Path) -> PathBuf {
     path.with_extension(format!("{}.part", std::process::id()))
 }
 
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
-/// Replaces a secret file at once.
-fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
+/// Replaces a file at once.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), IdentityError> {
     let temporary = part(path);
-    let replaced = write_private(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    let replaced = write(&temporary, text, mode).and_then(|()| std::fs::rename(&temporary, path));
     replaced.and_then(|()| sync_folder(path)).map_err(|source| IdentityError::Io { path: path.to_owned(), source })
 }
+
+/// What only the owner may read.
+const PRIVATE: u32 = 0o600;
 
 /// A name is on disk once its folder is.
 fn sync_folder(path: &Path) -> io::Result<()> {

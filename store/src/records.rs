@@ -506,22 +506,18 @@ impl Tenancy {
         let experiment = self.experiment(name).await?;
         let mut read = self.read().await?;
         // Feedback is of a run, or of the session or subject that the run belongs to; whose it is, is the unit.
-        let joined = match experiment.unit.as_str() {
-            "session" => {
-                "SELECT DISTINCT r.arm, COALESCE(r.session, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'session' AND f.unit = r.session)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
-            }
-            "subject" => {
-                "SELECT DISTINCT r.arm, COALESCE(r.subject, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id) OR (f.unit_kind = 'subject' AND f.unit = r.subject)) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
-            }
-            "key" => {
-                "SELECT DISTINCT r.arm, COALESCE(r.key_id, r.id), f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
-            }
-            _ => {
-                "SELECT DISTINCT r.arm, r.id, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND f.unit_kind = 'run' AND f.unit = r.id WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
-            }
+        let (whose, also) = match experiment.unit.as_str() {
+            "session" => ("COALESCE(r.session, r.id)", " OR (f.unit_kind = 'session' AND f.unit = r.session)"),
+            "subject" => ("COALESCE(r.subject, r.id)", " OR (f.unit_kind = 'subject' AND f.unit = r.subject)"),
+            "key" => ("COALESCE(r.key_id, r.id)", ""),
+            _ => ("r.id", ""),
         };
+        let joined = format!(
+            "SELECT DISTINCT r.arm, {whose}, f.unit, f.source, f.value FROM run r JOIN feedback f ON f.tenant_id = r.tenant_id AND ((f.unit_kind = 'run' AND f.unit = r.id){also}) WHERE r.tenant_id = $1 AND r.experiment = $2 AND f.metric = $3 AND r.at >= $4 AND f.value IS NOT NULL"
+        );
         type Said = (String, Vec<u8>, Vec<u8>, String, f64);
-        let said: Vec<Said> = sqlx::query_as(joined)
+        // Made of what stands above alone.
+        let said: Vec<Said> = sqlx::query_as(sqlx::AssertSqlSafe(joined))
             .bind(&self.id)
             .bind(name)
             .bind(&experiment.metric)
