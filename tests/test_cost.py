@@ -136,11 +136,13 @@ class Counted(Edge):
         ALIVE.append(self)
 
 
-def send(edge, key, name, count):
-    """So many requests on one connection, each read to its end."""
+def send(edge, key, name, count, **script):
+    """So many requests on one connection, each read to its end; `script` says how the provider answers."""
     connection = http.client.HTTPConnection(edge.base, timeout=120)
     body = json.dumps(BODIES[name])
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    if script:
+        headers["x-mock"] = json.dumps(script)
     for _ in range(count):
         connection.request("POST", "/v1/chat/completions", body, headers)
         answer = connection.getresponse()
@@ -229,7 +231,8 @@ def test_requests_make_the_system_calls_that_are_recorded(stored, provider, tmp_
             strace = subprocess.Popen(["strace", "-c", "-o", out, "-p", serving(edge)], stderr=subprocess.PIPE, text=True)
             assert "attached" in strace.stderr.readline()
             time.sleep(0.3)
-            send(edge, stored.counted_key, name, REQUESTS)
+            # Event by event: what comes at once is read at once, as many as happen to be there.
+            send(edge, stored.counted_key, name, REQUESTS, token_milliseconds=1)
             strace.send_signal(signal.SIGINT)
             strace.wait(20)
             rows = re.findall(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+)(?: +\d+)? +(\w+)$", out.read_text(), re.M)
