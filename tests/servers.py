@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sysconfig
 import tempfile
+import threading
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from harness import ALIVE, eventually, free_port, request
@@ -156,7 +159,7 @@ class S3(Server):
             weed, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer",
             f"-master.port={self.ports['master']}", f"-volume.port={self.ports['volume']}",
             f"-filer.port={self.ports['filer']}", f"-s3.port={self.ports['s3']}", f"-s3.config={self.folder / 's3.json'}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.max=20", "-master.volumeSizeLimitMB=64", *more,
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-volume.max=100", "-master.volumeSizeLimitMB=64", *more,
         ])
         eventually("the S3 server answers", lambda: self.must_run() or self.answers(), 60, 0.3)
 
@@ -177,3 +180,52 @@ class S3(Server):
         made = request(f"127.0.0.1:{self.ports['filer']}", "POST", f"/buckets/{bucket}/")
         assert made.status < 300, made
         return f"s3://{bucket}/fleet"
+
+    def read(self, location, name):
+        return request(f"127.0.0.1:{self.ports['filer']}", "GET", self.place(location, name)).body
+
+    def write(self, location, name, content):
+        headers = {"content-type": "application/octet-stream"}
+        done = request(f"127.0.0.1:{self.ports['filer']}", "PUT", self.place(location, name), content, headers)
+        assert done.status < 300, done
+
+    @staticmethod
+    def place(location, name):
+        return f"/buckets/{location.removeprefix('s3://')}/{name}"
+
+
+class Slow:
+    """A way to a server on which whatever the server says takes some seconds longer."""
+
+    def __init__(self, target, seconds):
+        self.target, self.seconds, self.delayed = target, seconds, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.base = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def accept(self):
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(self.target.split(":"))
+                threading.Thread(target=self.carry, args=(near, far, False), daemon=True).start()
+                threading.Thread(target=self.carry, args=(far, near, True), daemon=True).start()
+
+    def carry(self, source, sink, is_slow):
+        with suppress(OSError):
+            # What comes at once is one answer, and waits once.
+            source.settimeout(None)
+            while piece := source.recv(1 << 20):
+                if is_slow:
+                    time.sleep(self.seconds)
+                    self.delayed += 1
+                sink.sendall(piece)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness import ALL_ASSERTS, BEHIND_MOCK, Edge, Store, eventually, request, user
+from harness import ALL_ASSERTS, BEHIND_MOCK, Edge, Store, at_another_time, eventually, request, user
 
 CONFIG = BEHIND_MOCK + """
 [routes.ask]
@@ -58,7 +58,8 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
     other = up.new_key("other", asserts=ALL_ASSERTS)
     assert prompt(up, other)[0] == "One."
     listed = up.api("GET", "epochs").json()["epochs"]
-    assert [epoch["epoch"] for epoch in listed if epoch["rolled_back_to"]] == [before]
+    # Kept is the epoch whose prompts that one had.
+    assert [one["epoch"] for one in listed if one["rolled_back_to"]] == [max(one["epoch"] for one in listed if one["epoch"] <= before)]
     assert [epoch["epoch"] for epoch in listed] == sorted((epoch["epoch"] for epoch in listed), reverse=True)
     assert "its prompts are in force" in store.run("epoch", "list").stdout
     # An edge that starts now serves the same.
@@ -84,6 +85,17 @@ def test_an_epoch_is_gone_back_to_with_what_was_revoked_since_still_gone(up):
         assert request(up.admin, "GET", "/api/v1/epochs", None, headers).status == 200
     kinds = [event["kind"] for event in up.api("GET", "events").json()["events"]]
     assert "snapshot.rolled_back" in kinds
+
+
+def test_epochs_to_go_back_to_are_those_of_prompts(up):
+    listed = lambda: [one["epoch"] for one in up.api("GET", "epochs").json()["epochs"]]
+    before = listed()
+    for n in range(3):
+        up.new_key(f"another{n}")
+    up.store.run("key", "revoke", "another0")
+    assert listed() == before
+    up.store.put("greeting", "Two.")
+    eventually("a change of a prompt is kept", lambda: len(listed()) == len(before) + 1)
 
 
 def test_what_sessions_keep_of_an_erased_subject_is_forgotten(up):
@@ -139,6 +151,15 @@ def test_what_is_said_of_an_erased_subject_s_runs_is_not_kept(up):
     say("late of ben", run=runs["ben"])
     eventually("what may be kept is", lambda: "late of ben" in kept(), 20)
     assert not [comment for comment in kept() if "ann" in comment]
+    # What is said long after it is nobody's that was erased.
+    now, up.environment = up.environment, {**up.environment, **at_another_time("+20m")}
+    up.restart()
+    up.wait_ready()
+    say("anew in ann's session", session="s-ann")
+    eventually("it is kept", lambda: "anew in ann's session" in kept(), 20)
+    up.environment = now
+    up.restart()
+    up.wait_ready()
     assert "late of ben" in up.store.run("feedback", "--metric", "helpful").stdout
     # What the prompt's version has brought.
     found = json.loads(up.store.run("prompt", "stats", "greeting", "--json").stdout)

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from conftest import CONFIG, config_for
-from harness import ALL_ASSERTS, BINARY, Edge, Store, eventually, files_below, mark, user
-from servers import S3, Nats
+from harness import ALL_ASSERTS, BINARY, Edge, Store, at_another_time, eventually, files_below, mark, user
+from servers import S3, Nats, Slow
 
 ROUTES = CONFIG + """
 [routes.asked]
@@ -86,6 +86,12 @@ def fleet(request, tmp_path, mock):
         location, environment = server.location(), server.environment
     store = Store(tmp_path / "store", request.getfixturevalue("postgres").database() if request.param == "s3" else None)
     store.environment.update(environment)
+    if request.param == "s3":
+        store.published = lambda name: server.read(location, name)
+        store.publish_as = lambda name, content: server.write(location, name, content)
+    else:
+        store.published = lambda name: (tmp_path / "objects" / name).read_bytes()
+        store.publish_as = lambda name, content: (tmp_path / "objects" / name).write_bytes(content)
     put(store, "first")
     config = config_for(mock, ROUTES)
     located = config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')
@@ -188,17 +194,47 @@ def test_edges_serve_on_without_store_and_location(fleet, mock):
         # Edges that report have made the folder again.
         shutil.rmtree(objects, ignore_errors=True)
         objects.with_name("gone").rename(objects)
-        manifest = objects / "manifest"
-        whole = manifest.read_bytes()
-        manifest.write_bytes(whole[:-3] + b"xyz")
-        eventually("a failure is counted", lambda: edges[1].metric("sluice_snapshot_failures_total") > 0)
-        assert served(edges[1], key) == "first"
-        manifest.write_bytes(whole)
+    whole = store.published("manifest")
+    store.publish_as("manifest", whole[:-3] + b"xyz")
+    failures = edges[1].metric("sluice_snapshot_failures_total")
+    eventually("a failure is counted", lambda: edges[1].metric("sluice_snapshot_failures_total") > failures)
+    assert served(edges[1], key) == "first"
+    store.publish_as("manifest", whole)
     # The store comes back with a change, and everybody follows.
     writer.start()
     writer.wait_ready()
     put(store, "second")
     eventually("all edges follow", lambda: {served(e, key) for e in edges[1:]} == {"second"}, 10)
+
+
+def test_a_slow_location_slows_no_request(tmp_path, mock, started, s3):
+    """Every answer of the location takes two seconds: what edges fetch, and what they ship."""
+    with Slow(s3.environment["AWS_ENDPOINT"].removeprefix("http://"), 2.0) as slow:
+        location, near = s3.location(), s3.environment
+        far = {**near, "AWS_ENDPOINT": f"http://{slow.base}"}
+        store = Store(tmp_path / "store")
+        store.environment.update(near)
+        put(store, "first")
+        config = config_for(mock, ROUTES)
+        writer = started(Edge(store, config.replace("[log]", f'[snapshot]\nlocation = "{location}"\n\n[log]')))
+        key = writer.new_key(asserts=ALL_ASSERTS)
+        edge = started(follower(store, 0, config, location, far, wait=False))
+        edge.wait_ready(60)
+        edge.wait_key(key, 60)
+        before = stored(writer)
+        put(store, "second")
+        took, found, asked = [], None, 0
+        end = time.monotonic() + 40
+        while time.monotonic() < end and (found != "second" or len(took) < 300):
+            begun = time.monotonic()
+            assert edge.chat(key, user("x", model="plain")).status == 200
+            took.append(time.monotonic() - begun)
+            asked += 1
+            if asked % 20 == 0:
+                found = served(edge, key)
+        assert found == "second", "the change came through"
+        assert statistics.quantiles(took, n=100)[98] < 0.2 and slow.delayed > 3, (max(took), slow.delayed)
+        eventually("the records come through", lambda: stored(writer) - before >= asked, 60, 0.5)
 
 
 def test_a_tenants_secret_reaches_the_provider_and_nothing_else(fleet, mock):
@@ -307,12 +343,6 @@ def test_a_backup_is_whole_and_comes_back(tmp_path):
     assert "exists already" in other.run("store", "restore", backup, code=2).stderr
     store.run("store", "restore", backup, "--replace")
     assert json.loads(store.run("prompt", "show", "asked", "--json").stdout)["number"] == 1
-
-
-def at_another_time(offset):
-    """The environment of a process whose clock is off; durations stay what they are."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    return {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def test_clocks_that_disagree(tmp_path, mock, started):

@@ -72,6 +72,46 @@ def test_a_prompts_whole_life(store):
     assert listed(store) == {}
 
 
+def test_drafts_previews_and_what_is_said_beside_versions(store):
+    put(store, "partial", "tone", "Be {{ manner }}.")
+    store.run("artifact", "partial", "deploy", "tone")
+    file = store.scratch / "draft.jinja"
+    file.write_text("{% include 'tone' %} You sell {{ what }}.")
+    store.run("prompt", "draft", "shop", file)
+    assert json.loads(store.run("prompt", "draft", "shop").stdout)["messages"][0]["content"] == file.read_text()
+    refused(store.run("prompt", "render", "shop", code=2), "no version")
+    assert "shop version 1" in store.run("prompt", "publish", "shop", "--note", "first").stdout
+    refused(store.run("prompt", "publish", "shop", code=2), "no draft")
+    refused(store.run("prompt", "render", "shop", "--variable", "what=tents", code=2), "Missing variable: {{manner}}")
+    said = store.run("prompt", "render", "shop", "--variable", "what=tents", "--variable", 'manner="kind"')
+    assert said.stdout == "## system\nBe kind. You sell tents.\n" and "tokens" in said.stderr
+    store.run("setting", "put", "prices", '{"m": {"input": 1000000, "output": 1}}')
+    shown = json.loads(store.run("prompt", "render", "shop", "--variable", "what=1", "--variable", "manner=a", "--model", "m", "--json").stdout)
+    assert shown["input_cost"] == shown["tokens"] > 0 and {v["name"] for v in shown["variables"]} == {"what", "manner"}
+    refused(store.run("artifact", "partial", "render", "tone", code=2), "not rendered by itself")
+    store.run("prompt", "change", "shop", "--title", "The shop", "--tags", "a,b", "--visibility", "public", "--context-engineering", "false")
+    found = listed(store)["shop"]
+    assert (found["title"], found["tags"], found["visibility"], found["context_engineering_enabled"]) == ("The shop", ["a", "b"], "public", False)
+    store.run("prompt", "change", "shop", "--tags")
+    assert listed(store)["shop"]["tags"] == [] and listed(store)["shop"]["title"] == "The shop"
+    refused(store.run("prompt", "change", "shop", "--visibility", "all", code=2), "`private` or `public`")
+
+
+def test_a_sealed_credential_cannot_be_moved_to_another_row(store, request):
+    for name in ["ours", "theirs"]:
+        store.run("secret", "put", name, "--origin", "https://example.com", said=f"sk-of-{name}-0123456789")
+    move = "UPDATE secret SET (nonce, ciphertext) = (SELECT nonce, ciphertext FROM secret o WHERE o.name = 'theirs') WHERE name = 'ours'"
+    if store.environment:
+        request.getfixturevalue("postgres").sql(move, store.environment["SLUICE_STORE"].rsplit("/", 1)[1])
+    else:
+        with sqlite3.connect(store.folder / "store.db") as database:
+            database.execute(move)
+    refused(store.run("secret", "rotate", code=2), "`ours` is damaged")
+    assert "`ours` is damaged" in store.run("publish").stderr
+    store.run("secret", "delete", "ours")
+    store.run("secret", "rotate")
+
+
 def test_concurrent_editors_and_deployers_get_a_conflict(store):
     put(store, "prompt", "p", "one", 0, "a.jinja", "--expect", "0")
     put(store, "prompt", "p", "two", 0, "b.jinja", "--expect", "1")

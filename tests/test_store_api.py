@@ -405,6 +405,8 @@ CALLS = {
     ("put", "/api/v1/version-limit"): ("admin", {"version_limit": 0}),
     ("post", "/api/v1/keys"): ("keys", {"name": "scoped"}),
     ("delete", "/api/v1/keys/{key}"): ("keys", None),
+    ("post", "/api/v1/secret-key/rotate"): ("secrets", None),
+    ("get", "/api/v1/backup"): ("admin", None),
     ("post", "/api/v1/import"): ("write", {"bundle": {"format": "sluice-bundle/1", "artifacts": []}}),
     ("post", "/api/v1/migrations"): ("write", {"files": []}),
     ("get", "/api/v1/operators"): ("admin", None),
@@ -527,11 +529,13 @@ def test_secrets_are_shown_once_and_kept_nowhere(up, api, request):
     made = api.post("/keys", json={"name": key}, headers=named)
     secrets = [good(made, 201)["key"]]
     assert made.headers["cache-control"] == "no-store"
-    refused(api.post("/keys", json={"name": key}, headers=named), 409, "KEY_409", "key_exists")
+    refused(api.post("/keys", json={"name": key}, headers=named), 409, "CALL_409", "call_made")
+    refused(api.post("/keys", json={"name": key}), 409, "KEY_409", "key_exists")
     named = {"idempotency-key": fresh("key")}
     made = api.post("/operators", json={"name": token, "scopes": ["read"]}, headers=named)
     secrets.append(good(made, 201)["token"])
-    refused(api.post("/operators", json={"name": token, "scopes": ["read"]}, headers=named), 409, "OPERATOR_409")
+    refused(api.post("/operators", json={"name": token, "scopes": ["read"]}, headers=named), 409, "CALL_409")
+    refused(api.post("/operators", json={"name": token, "scopes": ["read"]}), 409, "OPERATOR_409")
     for secret in secrets:
         for listed in ["/keys", "/operators", "/events"]:
             assert secret not in api.get(listed).text
@@ -867,7 +871,7 @@ def test_an_experiments_life(api):
     refused(api.get(path), 404, "EXPERIMENT_404", "experiment_not_found")
 
 
-def test_the_manual_checks_of_a_prompts_admin_page(up, api):
+def test_what_an_admin_page_does_with_a_prompt(up, api):
     key = up.new_key(asserts=ALL_ASSERTS)
     pid, path = up.pid, "/artifacts/prompt/asked"
     # 1: created, and in the list.

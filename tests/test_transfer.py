@@ -80,6 +80,60 @@ def test_what_is_disabled_comes_in_disabled_and_another_is_the_default(store, ot
     assert (found()["enabled"], found()["is_default"]) == (True, True)
 
 
+def test_what_is_archived_drafted_and_compared_comes_along_with_who_wrote_it(store, other):
+    put(store, "prompt", "first", "The default.")
+    put(store, "tool", "old-tool", json.dumps({"description": "Gone by"}))
+    put(store, "agent", "old", json.dumps({"links": [{"kind": "tool", "alias": "old-tool"}]}))
+    for text in ["Long.", "Short.", "Shorter."]:
+        put(store, "prompt", "tried", text)
+    store.run("prompt", "deploy", "tried")
+    store.run("experiment", "create", "length", "--prompt", "tried", "--arm", "long=1:0.25", "--arm", "short=2:0.25", "--coverage", "0.5", "--metric", "helpful")
+    store.run("experiment", "start", "length")
+    file = store.scratch / "draft.jinja"
+    file.write_text("Not yet.")
+    store.run("prompt", "draft", "tried", file)
+    store.run("artifact", "agent", "archive", "old")
+    store.run("artifact", "tool", "archive", "old-tool")
+    bundle = export(store)
+    assert {a["alias"] for a in bundle["artifacts"] if a["archived"]} == {"old", "old-tool"}
+    file = store.scratch / "bundle.json"
+    # As somebody else wrote it, long ago.
+    for one in bundle["artifacts"]:
+        for version in one["versions"]:
+            version.update(author="ada", created_at=version["created_at"] - 10**12)
+    file.write_text(json.dumps(bundle))
+    report = bring(other, file)
+    assert report["experiments"] == ["length"] and not report["warnings"]
+    again = export(other)
+    assert again["artifacts"] == [{**one, "deployments": []} for one in bundle["artifacts"]]
+    # Whether it runs is decided where it came to; its units are where they were.
+    assert again["experiments"] == [{**one, "state": "draft"} for one in bundle["experiments"]]
+    other.run("prompt", "deploy", "tried")
+    other.run("experiment", "start", "length")
+    # A second time nothing happens; another experiment of the name stays as it is, or stops the import.
+    second = bring(other, file)
+    assert not second["created"] and not second["experiments"] and not second["warnings"]
+    bundle["experiments"][0]["seed"] = "another"
+    file.write_text(json.dumps(bundle))
+    refused(other.run("import", file, code=2), "experiment `length` exists already")
+    assert "`length` exists" in bring(other, file, "--on-conflict", "skip")["warnings"][0]
+    # The prompt may come in by another name, which the experiment follows.
+    put(other, "prompt", "else", "x")
+    other.run("tenant", "create", "third")
+    put(other, "prompt", "tried", "Theirs.", 0, "x.jinja", "--tenant", "third")
+    report = bring(other, file, "--on-conflict", "rename", "--tenant", "third")
+    assert {"from": "tried", "to": "tried-2"} in report["renamed"] and report["experiments"] == ["length"]
+    assert json.loads(other.run("export", "--tenant", "third").stdout)["experiments"][0]["prompt"] == "tried-2"
+    # What an earlier version of this program wrote has neither.
+    for one in bundle["artifacts"]:
+        del one["archived"]
+        one.pop("draft", None)
+    del bundle["experiments"]
+    file.write_text(json.dumps({**bundle, "format": "sluice-bundle/1"}))
+    other.run("tenant", "create", "fourth")
+    assert len(bring(other, file, "--tenant", "fourth")["created"]) == len(bundle["artifacts"])
+
+
 def test_a_renamed_part_is_told_of_and_the_newest_stays_the_newest(store, other):
     for one, tone in [(store, "kind"), (other, "rude")]:
         put(one, "partial", "tone", f"Be {tone}.")

@@ -3,7 +3,7 @@
 use crate::{Context, Outcome};
 use clap::Subcommand;
 use sluice_segment::VerifyingKey;
-use sluice_store::{Identity, NewOperator, Scope, forget_publisher, prepare_publisher, rotate_publisher};
+use sluice_store::{Identity, NewOperator, Scope, forget_publisher, local_actor, prepare_publisher, rotate_publisher};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -161,7 +161,7 @@ impl Secret {
                 println!("{name} is gone");
             }
             Secret::Rotate => {
-                let sealed = context.store().await?.rotate_store_key().await?;
+                let sealed = context.store().await?.rotate_store_key(&local_actor()).await?;
                 println!("{sealed} secrets are sealed with the new key");
             }
         }

@@ -2,8 +2,9 @@
 
 use crate::{Context, Outcome};
 use clap::Subcommand;
-use sluice_store::{Change, Content, Deploy, Kind, PromptContent};
-use std::path::PathBuf;
+use serde_json::Value;
+use sluice_store::{Change, Content, Deploy, Kind, Preview, PromptContent};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
@@ -19,6 +20,46 @@ pub enum Prompt {
         /// Refuse if the newest version is not this one any more (0: there is none yet).
         #[arg(long, value_name = "VERSION")]
         expect: Option<i64>,
+    },
+    /// Keep a file as the draft, which is no version yet; without a file print the draft.
+    Draft { alias: String, file: Option<PathBuf> },
+    /// Make the draft the next version.
+    Publish {
+        alias: String,
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Print what it would say, without deploying or sending it.
+    Render {
+        alias: String,
+        /// The newest if left out.
+        #[arg(long)]
+        version: Option<i64>,
+        #[arg(long, default_value = "production")]
+        environment: String,
+        /// A variable's value: JSON, or a text as it is.
+        #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variable)]
+        variables: Vec<(String, Value)>,
+        /// For the cost, from the setting `prices`.
+        #[arg(long)]
+        model: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change what is said of it beside its versions.
+    Change {
+        alias: String,
+        #[arg(long)]
+        title: Option<String>,
+        /// Instead of those that it has, with commas between them.
+        #[arg(long, value_delimiter = ',', num_args = 0..)]
+        tags: Option<Vec<String>>,
+        /// `private`, or `public`: operators of other tenants may read it.
+        #[arg(long)]
+        visibility: Option<String>,
+        /// Whether its requests get retrieved context, rules, examples and tools.
+        #[arg(long, value_name = "true|false")]
+        context_engineering: Option<bool>,
     },
     /// Put a version in force.
     Deploy {
@@ -111,21 +152,67 @@ pub enum Prompt {
     Delete { alias: String },
 }
 
+fn variable(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    Ok((name.to_owned(), value))
+}
+
+/// A file's content, as what it is for.
+fn read(kind: Kind, file: &Path) -> Result<Content, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let content = match kind.is_template() {
+        true => PromptContent::parse(&text).and_then(|content| Content::from(content).checked(kind)),
+        false => Content::read(kind, &text),
+    };
+    content.map_err(|error| format!("{}: {error}", file.display()))
+}
+
 impl Prompt {
     pub async fn run(self, context: Context, kind: Kind) -> Outcome {
         let store = context.tenancy().await?;
         let deploy = |environment, note, expected_revision| Deploy { environment, note, expected_revision };
         match self {
             Prompt::Put { alias, file, note, expect } => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-                let read = || match kind.is_template() {
-                    true => Content::from(PromptContent::parse(&text)?).checked(kind),
-                    false => Content::read(kind, &text),
-                };
-                let content = read().map_err(|error| format!("{}: {error}", file.display()))?;
-                let number = store.put_version(kind, &alias, &content, &note, expect).await?;
+                let number = store.put_version(kind, &alias, &read(kind, &file)?, &note, expect).await?;
                 println!("{alias} version {number}");
+            }
+            Prompt::Draft { alias, file: Some(file) } => {
+                store.put_draft(kind, &alias, &read(kind, &file)?, None).await?;
+                println!("{alias} has a draft; `sluice prompt publish {alias}` makes it a version");
+            }
+            Prompt::Draft { alias, file: None } => {
+                println!("{}", serde_json::to_string_pretty(&store.draft(kind, &alias).await?.0)?);
+            }
+            Prompt::Publish { alias, note } => {
+                let number = store.publish_draft(kind, &alias, &note, None).await?;
+                println!("{alias} version {number}");
+            }
+            Prompt::Render { .. } if !matches!(kind, Kind::Prompt | Kind::Persona) => {
+                return Err(format!("a {kind} is not rendered by itself; prompts and personas are").into());
+            }
+            Prompt::Render { alias, version, environment, variables, model, json } => {
+                let variables = variables.into_iter().collect();
+                let asked = Preview { content: None, alias: Some(alias), version, environment, variables, model };
+                let shown = store.preview(&asked).await?;
+                if json {
+                    println!("{}", serde_json::to_string_pretty(&shown)?);
+                } else {
+                    for message in &shown.messages {
+                        println!("## {}\n{}", message.role, message.content);
+                    }
+                    let cost = shown.input_cost.map_or(String::new(), |cost| format!(", {cost:.6} as input"));
+                    eprintln!("{} tokens{cost}", shown.tokens);
+                }
+                if let Some(error) = shown.error {
+                    return Err(error.into());
+                }
+            }
+            Prompt::Change { alias, title, tags, visibility, context_engineering: context } => {
+                let change =
+                    Change { title, tags, visibility, context_engineering_enabled: context, ..Change::default() };
+                store.change(kind, &alias, &change, None).await?;
+                println!("{alias} is changed");
             }
             Prompt::Deploy { alias, version, environment, note, expect } => {
                 let (number, _) = store.deploy(kind, &alias, version, deploy(&environment, &note, expect)).await?;
@@ -187,7 +274,7 @@ impl Prompt {
                         for message in &content.messages {
                             println!("## {}\n{}", message.role, message.content);
                         }
-                        if let serde_json::Value::Object(parts) = content.behavior() {
+                        if let Value::Object(parts) = content.behavior() {
                             for (name, part) in parts {
                                 println!("# {name}\n{}", serde_json::to_string_pretty(&part)?);
                             }

@@ -1,7 +1,8 @@
 //! `sluice publish`.
 
-use crate::{Context, Outcome, chain, location};
+use crate::{Context, Outcome, chain, location, log};
 use clap::Args;
+use sluice_config::{Log, LogFormat, LogLevel};
 use sluice_state::announce;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ impl Notify {
 
 impl Publish {
     pub async fn run(self, context: Context) -> Outcome {
+        // What is left out of a publication is said.
+        log::start(&Log { level: LogLevel::Warn, format: LogFormat::Human });
         let store = context.store().await?;
         let location = location::open(self.to.as_deref(), &context.data)?;
         let done = store.publish(Arc::clone(&location)).await?;

@@ -21,7 +21,7 @@ pub struct Artifact {
     pub alias: String,
     pub title: String,
     pub tags: Vec<String>,
-    /// `private` or `public`: a public prompt's statistics may be seen beyond its tenant's operators.
+    /// `private` or `public`: what is public may be read, and its statistics, by operators of other tenants too.
     pub visibility: String,
     pub enabled: bool,
     /// Whether requests with this prompt get retrieved context; off while it moves from another system.
@@ -87,6 +87,14 @@ pub struct Change {
     pub context_engineering_enabled: Option<bool>,
     pub archived: Option<bool>,
     pub is_default: Option<bool>,
+}
+
+/// Who wrote a version when, and why.
+pub(crate) struct Wrote<'w> {
+    pub note: &'w str,
+    pub author: &'w str,
+    /// Microseconds since the Unix epoch.
+    pub at: i64,
 }
 
 pub(crate) struct Found {
@@ -184,7 +192,7 @@ impl Tenancy {
         self.insert(&mut write, kind, alias).await?;
         self.apply(&mut write, kind, alias, change).await?;
         if let Some((content, note)) = first {
-            self.add_version(&mut write, kind, alias, content, note, None).await?;
+            self.add_version(&mut write, kind, alias, content, self.wrote(note), None).await?;
         }
         let made = self.look_up(&mut write, kind, alias).await?;
         write.commit().await?;
@@ -244,9 +252,14 @@ impl Tenancy {
         expected: Option<i64>,
     ) -> Result<i64, StoreError> {
         let mut write = self.write().await?;
-        let number = self.add_version(&mut write, kind, alias, content, note, expected).await?;
+        let number = self.add_version(&mut write, kind, alias, content, self.wrote(note), expected).await?;
         write.commit().await?;
         Ok(number)
+    }
+
+    /// This operator's version, of now.
+    pub(crate) fn wrote<'w>(&'w self, note: &'w str) -> Wrote<'w> {
+        Wrote { note, author: &self.actor, at: now() }
     }
 
     pub(crate) async fn add_version(
@@ -255,7 +268,7 @@ impl Tenancy {
         kind: Kind,
         alias: &str,
         content: &Content,
-        note: &str,
+        wrote: Wrote<'_>,
         expected: Option<i64>,
     ) -> Result<i64, StoreError> {
         let content = content.clone().checked(kind)?;
@@ -296,9 +309,9 @@ impl Tenancy {
             .bind(number)
             .bind(hash)
             .bind(body)
-            .bind(note)
-            .bind(&self.actor)
-            .bind(now())
+            .bind(wrote.note)
+            .bind(wrote.author)
+            .bind(wrote.at)
             .execute(&mut **write)
             .await?;
         for link in content.links()? {
@@ -506,7 +519,8 @@ impl Tenancy {
         let mut write = self.write().await?;
         let artifact = self.expect(&mut write, kind, alias, expected).await?;
         let body = draft_body(&mut write, &artifact.id, alias).await?;
-        let number = self.add_version(&mut write, kind, alias, &Content::read(kind, &body)?, note, None).await?;
+        let content = Content::read(kind, &body)?;
+        let number = self.add_version(&mut write, kind, alias, &content, self.wrote(note), None).await?;
         sqlx::query("DELETE FROM draft WHERE artifact_id = $1").bind(&artifact.id).execute(&mut *write).await?;
         touch(&mut write, &artifact.id).await?;
         write.commit().await?;
@@ -654,7 +668,13 @@ impl Tenancy {
         self.used_by(&mut read, kind, alias, &artifact.id).await
     }
 
-    async fn used_by(&self, work: &mut Work, kind: Kind, alias: &str, id: &[u8]) -> Result<Vec<String>, StoreError> {
+    pub(crate) async fn used_by(
+        &self,
+        work: &mut Work,
+        kind: Kind,
+        alias: &str,
+        id: &[u8],
+    ) -> Result<Vec<String>, StoreError> {
         let mut uses = Vec::new();
         let deployed: Vec<String> = sqlx::query_scalar("SELECT d.environment FROM deployment d WHERE d.artifact_id = $1 AND d.version_id IS NOT NULL AND d.revision = (SELECT MAX(revision) FROM deployment e WHERE e.artifact_id = d.artifact_id AND e.environment = d.environment) ORDER BY d.environment").bind(id).fetch_all(&mut **work).await?;
         uses.extend(deployed.into_iter().map(|environment| format!("it is deployed to `{environment}`")));

@@ -1,22 +1,28 @@
 //! Artifacts out of one store and into another: byte for byte, in one transaction, as often as one likes.
 
+use crate::artifacts::Wrote;
 use crate::content::{Content, Kind, content_hash};
 use crate::convert::{Converted, Format, needed};
 use crate::database::{Whose, Work};
+use crate::experiments::{Arm, NewExperiment};
 use crate::{Change, StoreError, Tenancy, new_id, now};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use utoipa::ToSchema;
 
-const FORMAT: &str = "sluice-bundle/1";
+const FORMAT: &str = "sluice-bundle/2";
+/// What is read: the first had neither archived artifacts nor drafts nor experiments.
+const READ: [&str; 2] = ["sluice-bundle/1", FORMAT];
 
 /// Everything of some artifacts, as a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
-    /// `sluice-bundle/1`.
+    /// `sluice-bundle/2`; `sluice-bundle/1` is read too.
     pub format: String,
     pub artifacts: Vec<BundledArtifact>,
+    #[serde(default)]
+    pub experiments: Vec<BundledExperiment>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -29,8 +35,12 @@ pub struct BundledArtifact {
     pub visibility: String,
     pub enabled: bool,
     pub context_engineering_enabled: bool,
+    #[serde(default)]
+    pub archived: bool,
     /// Oldest first.
     pub versions: Vec<BundledVersion>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<BundledDraft>,
     /// What is in force: environment and the version's hash.
     pub deployments: Vec<BundledDeployment>,
 }
@@ -46,6 +56,41 @@ pub struct BundledVersion {
     pub author: String,
     pub created_at: i64,
     pub deprecated: bool,
+}
+
+/// What is being written and is not a version yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledDraft {
+    pub body: String,
+    pub author: String,
+    pub updated_at: i64,
+}
+
+/// An experiment, without what it brought. It comes in as a draft, with its seed and ranges, so that units are where they
+/// were once it is started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledExperiment {
+    pub name: String,
+    pub prompt: String,
+    pub environment: String,
+    pub seed: String,
+    pub unit: String,
+    pub coverage: f64,
+    pub metric: String,
+    pub state: String,
+    pub arms: Vec<BundledArm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BundledArm {
+    pub name: String,
+    /// Of the version.
+    pub hash: String,
+    pub weight: f64,
+    pub start: Option<f64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -90,6 +135,8 @@ pub struct ImportReport {
     pub skipped: Vec<String>,
     /// With their new aliases.
     pub renamed: Vec<Renamed>,
+    /// Experiments that came in; none of them runs yet.
+    pub experiments: Vec<String>,
     pub failed: Vec<FailedImport>,
     pub warnings: Vec<String>,
 }
@@ -140,7 +187,9 @@ impl From<Converted> for BundledArtifact {
             visibility: if found.public { "public" } else { "private" }.to_owned(),
             enabled: true,
             context_engineering_enabled: found.context,
+            archived: false,
             versions: vec![version],
+            draft: None,
             deployments: Vec::new(),
         }
     }
@@ -149,7 +198,7 @@ impl From<Converted> for BundledArtifact {
 impl Tenancy {
     /// Everything, or the artifacts of one kind.
     pub async fn export(&self, kind: Option<Kind>) -> Result<Bundle, StoreError> {
-        let artifacts = self.artifacts(kind, false, "", i64::MAX).await?;
+        let artifacts = self.artifacts(kind, true, "", i64::MAX).await?;
         let mut read = self.read().await?;
         let mut bundled = Vec::new();
         for artifact in artifacts {
@@ -177,6 +226,12 @@ impl Tenancy {
                     deprecated: row.try_get::<Option<i64>, _>("deprecated_at")?.is_some(),
                 });
             }
+            let draft: Option<(String, String, i64)> = sqlx::query_as("SELECT f.body, f.author, f.updated_at FROM draft f JOIN artifact a ON a.id = f.artifact_id WHERE a.tenant_id = $1 AND a.kind = $2 AND a.alias = $3")
+                .bind(&self.id)
+                .bind(artifact.kind.name())
+                .bind(&artifact.alias)
+                .fetch_optional(&mut *read)
+                .await?;
             bundled.push(BundledArtifact {
                 kind: artifact.kind,
                 alias: artifact.alias,
@@ -185,11 +240,40 @@ impl Tenancy {
                 visibility: artifact.visibility,
                 enabled: artifact.enabled,
                 context_engineering_enabled: artifact.context_engineering_enabled,
+                archived: artifact.archived_at.is_some(),
                 versions,
+                draft: draft.map(|(body, author, updated_at)| BundledDraft { body, author, updated_at }),
                 deployments,
             });
         }
-        Ok(Bundle { format: FORMAT.to_owned(), artifacts: bundled })
+        let mut experiments = Vec::new();
+        if kind.is_none_or(|kind| kind == Kind::Prompt) {
+            for experiment in self.select_experiments(&mut read, "").await? {
+                let of_it = |artifact: &&BundledArtifact| {
+                    (artifact.kind, &artifact.alias) == (Kind::Prompt, &experiment.prompt)
+                };
+                // Versions are numbered from 1 on without a gap.
+                let versions = bundled.iter().find(of_it).map_or(&[][..], |artifact| &artifact.versions);
+                let hash =
+                    |number: i64| versions.get(usize::try_from(number - 1).ok()?).map(|found| found.hash.clone());
+                let arm = |arm: Arm| {
+                    let hash = hash(arm.version).unwrap_or_default();
+                    BundledArm { name: arm.name, hash, weight: arm.weight, start: arm.start }
+                };
+                experiments.push(BundledExperiment {
+                    arms: experiment.arms.into_iter().map(arm).collect(),
+                    name: experiment.name,
+                    prompt: experiment.prompt,
+                    environment: experiment.environment,
+                    seed: experiment.seed,
+                    unit: experiment.unit,
+                    coverage: experiment.coverage,
+                    metric: experiment.metric,
+                    state: experiment.state,
+                });
+            }
+        }
+        Ok(Bundle { format: FORMAT.to_owned(), artifacts: bundled, experiments })
     }
 
     /// Imports files of other systems. `format`: by each file's ending if left out.
@@ -227,15 +311,16 @@ impl Tenancy {
         }
         found.sort_by_key(|one| one.kind != Kind::Partial);
         let artifacts = found.into_iter().map(BundledArtifact::from).collect();
-        self.bring_in("files", artifacts, import, report).await
+        self.bring_in("files", (artifacts, Vec::new()), import, report).await
     }
 
     /// Imports a bundle.
     pub async fn import(&self, bundle: Bundle, import: &Import<'_>) -> Result<ImportReport, StoreError> {
-        if bundle.format != FORMAT {
+        if !READ.contains(&bundle.format.as_str()) {
             return Err(StoreError::Invalid(format!(
-                "the bundle's format is `{}`; this program reads `{FORMAT}`",
-                bundle.format
+                "the bundle's format is `{}`; this program reads `{}`",
+                bundle.format,
+                READ.join("` and `")
             )));
         }
         let mut artifacts = bundle.artifacts;
@@ -247,14 +332,14 @@ impl Tenancy {
             Kind::Agent => 3,
             Kind::Flow => 4,
         });
-        self.bring_in("bundle", artifacts, import, ImportReport::default()).await
+        self.bring_in("bundle", (artifacts, bundle.experiments), import, ImportReport::default()).await
     }
 
     /// One transaction for all of it; what is known of it is written apart, so that it survives a failure.
     async fn bring_in(
         &self,
         migration_type: &str,
-        artifacts: Vec<BundledArtifact>,
+        (artifacts, experiments): (Vec<BundledArtifact>, Vec<BundledExperiment>),
         import: &Import<'_>,
         mut report: ImportReport,
     ) -> Result<ImportReport, StoreError> {
@@ -263,7 +348,7 @@ impl Tenancy {
             Some(first) if !import.keep_going => {
                 Err(StoreError::Invalid(format!("`{}`: {}", first.name, first.reason)))
             }
-            _ => self.bring_in_all(artifacts, import, &mut report).await,
+            _ => self.bring_in_all(&artifacts, &experiments, import, &mut report).await,
         };
         let done = report.created.len() + report.updated.len() + report.renamed.len();
         let (error, done) = match &outcome {
@@ -277,13 +362,14 @@ impl Tenancy {
 
     async fn bring_in_all(
         &self,
-        artifacts: Vec<BundledArtifact>,
+        artifacts: &[BundledArtifact],
+        experiments: &[BundledExperiment],
         import: &Import<'_>,
         report: &mut ImportReport,
     ) -> Result<(), StoreError> {
         let mut write = self.write().await?;
-        let mut deploy = Vec::new();
-        for artifact in &artifacts {
+        let (mut new, mut deploy) = (Vec::new(), Vec::new());
+        for artifact in artifacts {
             // A failure must not leave half an artifact: what was written for it is taken back.
             sqlx::query("SAVEPOINT artifact").execute(&mut *write).await?;
             let so_far = report.clone();
@@ -291,6 +377,10 @@ impl Tenancy {
                 Ok(contents) => self.bring_in_one(&mut write, artifact, &contents, import.on_conflict, report).await,
                 Err(error) => Err(error),
             };
+            let came = report.created.len() + report.renamed.len() > so_far.created.len() + so_far.renamed.len();
+            if let (true, Ok(Some(alias))) = (came, &outcome) {
+                new.push((artifact, alias.clone()));
+            }
             let end = match &outcome {
                 Ok(_) => "RELEASE SAVEPOINT artifact",
                 Err(_) => {
@@ -317,8 +407,21 @@ impl Tenancy {
                 }
             }
         }
+        self.put_away(&mut write, &new).await?;
         self.choose_default(&mut write).await?;
-        for artifact in &artifacts {
+        for experiment in experiments {
+            let outcome = self.bring_in_experiment(&mut write, experiment, &new, import.on_conflict, report).await;
+            match outcome {
+                Ok(()) => {}
+                Err(error @ StoreError::Database(_)) => return Err(error),
+                Err(error) if import.keep_going => {
+                    report.failed.push(FailedImport { name: experiment.name.clone(), reason: error.to_string() });
+                }
+                Err(error @ StoreError::Exists { .. }) => return Err(error),
+                Err(error) => return Err(StoreError::Invalid(format!("experiment `{}`: {error}", experiment.name))),
+            }
+        }
+        for artifact in artifacts {
             // What names it by its old alias means what had that alias here before.
             let Some(renamed) = report.renamed.iter().find(|renamed| renamed.from == artifact.alias) else { continue };
             let names = |other: &&BundledArtifact| {
@@ -406,7 +509,12 @@ impl Tenancy {
             if !is_new && !is_newest && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
                 continue;
             }
-            let number = self.add_version(write, kind, &alias, content, &version.note, None).await?;
+            // Who wrote it, as far as that is known.
+            let wrote = match version.author.as_str() {
+                "" => self.wrote(&version.note),
+                author => Wrote { note: &version.note, author, at: version.created_at.min(now()) },
+            };
+            let number = self.add_version(write, kind, &alias, content, wrote, None).await?;
             if version.deprecated {
                 let artifact = self.existing(write, kind, &alias).await?;
                 sqlx::query("UPDATE artifact_version SET deprecated_at = $3 WHERE artifact_id = $1 AND number = $2")
@@ -429,15 +537,19 @@ impl Tenancy {
                 self.insert(write, kind, &alias).await?;
             }
             self.apply(write, kind, &alias, &change).await?;
-            if !artifact.enabled {
-                // It came disabled, so nothing uses it yet; if it was the first prompt, another is to be the default.
+            if let Some(draft) = &artifact.draft {
+                let body = Content::read(kind, &draft.body)?.body()?;
                 let id = self.existing(write, kind, &alias).await?.id;
-                for sql in [
-                    "UPDATE artifact SET enabled = 0 WHERE id = $1",
-                    "UPDATE tenant SET default_artifact_id = NULL WHERE default_artifact_id = $1",
-                ] {
-                    sqlx::query(sql).bind(&id).execute(&mut **write).await?;
-                }
+                sqlx::query(
+                    "INSERT INTO draft (artifact_id, tenant_id, body, author, updated_at) VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(id)
+                .bind(&self.id)
+                .bind(body)
+                .bind(&draft.author)
+                .bind(draft.updated_at)
+                .execute(&mut **write)
+                .await?;
             }
         }
         match (is_new, alias == name) {
@@ -446,6 +558,80 @@ impl Tenancy {
             (false, _) => report.updated.push(name),
         }
         Ok(Some(alias))
+    }
+
+    /// What came disabled or archived becomes so, after everything that names it came.
+    async fn put_away(&self, write: &mut Work, new: &[(&BundledArtifact, String)]) -> Result<(), StoreError> {
+        let mut put_away = Vec::new();
+        for (artifact, alias) in new.iter().filter(|(artifact, _)| !artifact.enabled || artifact.archived) {
+            let id = self.existing(write, artifact.kind, alias).await?.id;
+            // If it was the first prompt, another is to be the default.
+            let no_default = "UPDATE tenant SET default_artifact_id = NULL WHERE default_artifact_id = $1";
+            sqlx::query(no_default).bind(&id).execute(&mut **write).await?;
+            sqlx::query("UPDATE artifact SET enabled = $2, archived_at = $3 WHERE id = $1")
+                .bind(&id)
+                .bind(i64::from(artifact.enabled))
+                .bind(artifact.archived.then(now))
+                .execute(&mut **write)
+                .await?;
+            put_away.push((artifact.kind, alias, id));
+        }
+        for (kind, alias, id) in put_away {
+            if let Some(by) = self.used_by(write, kind, alias, &id).await?.into_iter().next() {
+                return Err(StoreError::InUse { kind: kind.name(), name: alias.clone(), by });
+            }
+        }
+        Ok(())
+    }
+
+    /// As a draft: whether it runs here is decided here.
+    async fn bring_in_experiment(
+        &self,
+        write: &mut Work,
+        experiment: &BundledExperiment,
+        new: &[(&BundledArtifact, String)],
+        on_conflict: OnConflict,
+        report: &mut ImportReport,
+    ) -> Result<(), StoreError> {
+        let name = &experiment.name;
+        let of_it = |artifact: &BundledArtifact| (artifact.kind, &artifact.alias) == (Kind::Prompt, &experiment.prompt);
+        let renamed = new.iter().find(|(artifact, _)| of_it(artifact)).map(|(_, alias)| alias);
+        let prompt = renamed.unwrap_or(&experiment.prompt);
+        let mut arms = Vec::new();
+        for arm in &experiment.arms {
+            let version = self.number_of(write, Kind::Prompt, prompt, &arm.hash).await?;
+            let version = version.ok_or_else(|| {
+                StoreError::Invalid(format!("`{prompt}` has no version like that of its arm `{}` here", arm.name))
+            })?;
+            arms.push(Arm { name: arm.name.clone(), version, weight: arm.weight, start: arm.start });
+        }
+        if let Some(found) = self.select_experiments(write, name).await?.into_iter().next() {
+            if (&found.prompt, &found.seed, &found.unit, &found.arms)
+                == (prompt, &experiment.seed, &experiment.unit, &arms)
+            {
+                return Ok(());
+            }
+            return match on_conflict {
+                OnConflict::Fail => Err(StoreError::Exists { kind: "experiment", name: name.clone() }),
+                _ => {
+                    report.warnings.push(format!("the experiment `{name}` exists with other arms and stays as it is"));
+                    Ok(())
+                }
+            };
+        }
+        let new = NewExperiment {
+            name: name.clone(),
+            prompt: prompt.clone(),
+            environment: experiment.environment.clone(),
+            unit: experiment.unit.clone(),
+            coverage: experiment.coverage,
+            arms: Vec::new(),
+            metric: experiment.metric.clone(),
+            seed: Some(experiment.seed.clone()),
+        };
+        self.insert_experiment(write, &new, arms).await?;
+        report.experiments.push(name.clone());
+        Ok(())
     }
 
     async fn holds_all(

@@ -3,6 +3,7 @@
 //! Bodies are stored as canonical JSON (members in a fixed order), so that equal contents have equal hashes.
 
 use crate::database::Work;
+use crate::resolve::Parts;
 use crate::{StoreError, check_name};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -336,8 +337,8 @@ impl PromptContent {
     }
 
     /// Compiles it with what it includes; the template renders its messages, then the texts of its rules.
-    pub(crate) fn compile(&self, partials: &Partials) -> Result<(Template, Vec<When>), StoreError> {
-        let template = Template::compile(&self.pairs(), partials, self.variables.clone())
+    pub(crate) fn compile(&self, parts: &Parts) -> Result<(Template, Vec<When>), StoreError> {
+        let template = Template::compile(&self.pairs(), &parts.partials, self.declared(parts))
             .map_err(|error| StoreError::Invalid(error.to_string()))?;
         let rules = self.rules.iter().enumerate().map(|(number, rule)| {
             When::parse(&rule.when, template.variables())
@@ -345,6 +346,17 @@ impl PromptContent {
         });
         let rules = rules.collect::<Result<_, _>>()?;
         Ok((template, rules))
+    }
+
+    /// The declared variables; what settings say stands in them as defaults.
+    pub(crate) fn declared(&self, parts: &Parts) -> Option<BTreeMap<String, Variable>> {
+        let mut declared = self.variables.clone()?;
+        for variable in declared.values_mut() {
+            if let Some(value) = variable.setting.as_ref().and_then(|name| parts.settings.get(name)) {
+                *variable = Variable { default: Some(value.clone()), setting: None, ..std::mem::take(variable) };
+            }
+        }
+        Some(declared)
     }
 
     /// The names of the templates that it includes, as written.
@@ -434,7 +446,7 @@ impl Content {
                 }
                 // Names that are reached through includes alone are checked where includes are known.
                 if content.includes()?.is_empty() {
-                    content.compile(&Partials::new())?;
+                    content.compile(&Parts::default())?;
                 }
             }
             Content::Data(data) => {

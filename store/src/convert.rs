@@ -291,7 +291,7 @@ fn prompty(front: &Map<String, Value>, body: &str) -> PromptContent {
             description: text("description"),
             // A sample is for trying out; as a default it would answer for a value that is missing.
             default: input.get("default").cloned(),
-            schema: None,
+            ..Variable::default()
         };
         (name.clone(), variable)
     };
@@ -647,12 +647,13 @@ pub(crate) fn needed(found: &[Converted]) -> Result<Vec<Link>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_text::{Partials, Variables};
+    use crate::resolve::Parts;
+    use sluice_text::Variables;
 
     fn rendered(found: &Converted, values: Value) -> Vec<(String, String)> {
         let content = found.content.template().unwrap();
         let values: Variables = values.as_object().unwrap().clone();
-        let messages = content.compile(&Partials::new()).unwrap().0.render(&values).unwrap();
+        let messages = content.compile(&Parts::default()).unwrap().0.render(&values).unwrap();
         messages.into_iter().map(|message| (message.role, message.text)).collect()
     }
 

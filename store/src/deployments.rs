@@ -237,7 +237,7 @@ impl Tenancy {
             (Kind::Prompt | Kind::Persona, Some(_)) => {
                 let shelf = Shelf::of(write, &self.id).await?;
                 for found in self.in_force(write, &shelf, Some((alias, environment))).await? {
-                    found.content.compile(&found.parts.partials)?;
+                    found.content.compile(&found.parts)?;
                     self.must_not_float(write, &found.alias, &found.environment, &found.parts).await?;
                 }
             }
@@ -248,25 +248,40 @@ impl Tenancy {
 
     /// Makes sure that everything in force can still be rendered after a change of an artifact of that kind.
     pub(crate) async fn check_environments(&self, write: &mut Work, kind: Kind) -> Result<(), StoreError> {
-        if !matches!(kind, Kind::Partial | Kind::Tool) {
-            return Ok(());
+        match kind {
+            Kind::Partial | Kind::Tool => self.check_all_environments(write, None).await,
+            _ => Ok(()),
         }
+    }
+
+    /// The same after a change of what prompts may name, as a `setting`: who changes that changes what is served.
+    pub(crate) async fn check_all_environments(
+        &self,
+        write: &mut Work,
+        setting: Option<&str>,
+    ) -> Result<(), StoreError> {
         let shelf = Shelf::of(write, &self.id).await?;
         for found in self.in_force(write, &shelf, None).await? {
-            found.content.compile(&found.parts.partials).map_err(|error| {
+            found.content.compile(&found.parts).map_err(|error| {
                 StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
             })?;
             self.must_not_float(write, &found.alias, &found.environment, &found.parts).await?;
+            if setting.is_some_and(|name| found.parts.settings.contains_key(name)) {
+                self.must_be_allowed(write, &found.environment).await?;
+            }
         }
         for ((prompt, environment), (experiment, arms)) in self.running(write).await? {
             for (arm, content) in arms {
                 let parts = shelf.resolve(&environment, &content);
-                let works = parts.and_then(|parts| content.compile(&parts.partials).map(|_| parts));
+                let works = parts.and_then(|parts| content.compile(&parts).map(|_| parts));
                 let parts = works.map_err(|error| {
                     let place = format!("the arm `{}` of the experiment `{}`", arm.name, experiment.name);
                     StoreError::Invalid(format!("`{prompt}` in `{environment}` would break in {place}: {error}"))
                 })?;
                 self.must_not_float(write, &prompt, &environment, &parts).await?;
+                if setting.is_some_and(|name| parts.settings.contains_key(name)) {
+                    self.must_be_allowed(write, &environment).await?;
+                }
             }
         }
         Ok(())

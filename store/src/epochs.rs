@@ -16,7 +16,7 @@ const KEPT: usize = 32;
 /// How long edges are told of an erasure, in microseconds: longer than a session can be kept.
 pub(crate) const TOLD: i64 = 366 * 86_400_000_000;
 
-/// A publication whose prompts, keys or credentials differed from those before it.
+/// A publication whose prompts or experiments differed from those before it.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Epoch {
     pub epoch: u64,

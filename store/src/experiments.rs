@@ -161,7 +161,7 @@ impl Tenancy {
         self.one_experiment(&mut work, name).await
     }
 
-    async fn select_experiments(&self, work: &mut Work, name: &str) -> Result<Vec<Experiment>, StoreError> {
+    pub(crate) async fn select_experiments(&self, work: &mut Work, name: &str) -> Result<Vec<Experiment>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(SELECT).bind(&self.id).bind(name).fetch_all(&mut **work).await?;
         rows.into_iter().map(read).collect()
     }
@@ -173,19 +173,32 @@ impl Tenancy {
 
     /// Makes an experiment; it does not run yet.
     pub async fn create_experiment(&self, new: &NewExperiment) -> Result<Experiment, StoreError> {
+        let mut arms = new.arms.clone();
+        arms.iter_mut().for_each(|arm| arm.start = None);
+        let mut write = self.write().await?;
+        self.insert_experiment(&mut write, new, arms).await?;
+        let made = self.one_experiment(&mut write, &new.name).await?;
+        write.commit().await?;
+        Ok(made)
+    }
+
+    /// `arms` in the place of those of `new`: one that has a start keeps it.
+    pub(crate) async fn insert_experiment(
+        &self,
+        write: &mut Work,
+        new: &NewExperiment,
+        mut arms: Vec<Arm>,
+    ) -> Result<(), StoreError> {
         check_name("experiment", &new.name)?;
         check_name("environment", &new.environment)?;
         if !UNITS.contains(&new.unit.as_str()) {
             return Err(StoreError::Invalid(format!("`unit` must be one of {}", UNITS.join(", "))));
         }
-        let mut arms = new.arms.clone();
-        arms.iter_mut().for_each(|arm| arm.start = None);
         place(&mut arms)?;
         let coverage = millionths(new.coverage)?;
-        let mut write = self.write().await?;
-        let artifact = self.existing(&mut write, Kind::Prompt, &new.prompt).await?;
-        self.check_arms(&mut write, &artifact.id, &new.prompt, &arms).await?;
-        if !self.select_experiments(&mut write, &new.name).await?.is_empty() {
+        let artifact = self.existing(write, Kind::Prompt, &new.prompt).await?;
+        self.check_arms(write, &artifact.id, &new.prompt, &arms).await?;
+        if !self.select_experiments(write, &new.name).await?.is_empty() {
             return Err(StoreError::Exists { kind: "experiment", name: new.name.clone() });
         }
         sqlx::query("INSERT INTO experiment (id, tenant_id, artifact_id, name, environment, seed, unit, coverage, arms, metric, state, revision, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'draft', 1, $11)")
@@ -200,12 +213,9 @@ impl Tenancy {
             .bind(json!(arms).to_string())
             .bind(&new.metric)
             .bind(now())
-            .execute(&mut *write)
+            .execute(&mut **write)
             .await?;
-        self.note(&mut write, "experiment.created", &new.name, json!(null), false).await?;
-        let made = self.one_experiment(&mut write, &new.name).await?;
-        write.commit().await?;
-        Ok(made)
+        self.note(write, "experiment.created", &new.name, json!(null), false).await
     }
 
     /// Changes, starts or stops an experiment. `expected` is the revision that the operator saw.
@@ -273,7 +283,7 @@ impl Tenancy {
                 .flat_map(|(_, arms)| arms)
             {
                 let parts = shelf.resolve(&old.environment, &arm.1)?;
-                arm.1.compile(&parts.partials)?;
+                arm.1.compile(&parts)?;
                 self.must_not_float(&mut write, &changed.prompt, &old.environment, &parts).await?;
             }
         }

@@ -35,8 +35,8 @@ pub use api::router;
 pub use artifacts::{Artifact, Change, InForceAt, SectionHash, Version};
 pub use blobs::{Attachment, AttachmentRow, Blob, MAX_BLOB};
 pub use bundle::{
-    Bundle, BundledArtifact, BundledDeployment, BundledVersion, FailedImport, Import, ImportReport, MigrationStatus,
-    OnConflict, Renamed,
+    Bundle, BundledArm, BundledArtifact, BundledDeployment, BundledDraft, BundledExperiment, BundledVersion,
+    FailedImport, Import, ImportReport, MigrationStatus, OnConflict, Renamed,
 };
 pub use content::{Content, Example, Examples, Kind, Link, PromptContent, PromptMessage, Rule, Tools};
 pub use convert::Format;
@@ -65,6 +65,7 @@ pub use transcripts::RunContent;
 use database::{Database, Whose, Work};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// An opened store.
@@ -84,6 +85,16 @@ pub struct Tenancy {
     actor: String,
     /// Whether that one may change protected environments.
     protected_too: bool,
+    /// The call with an idempotency key that this is, if it is one.
+    call: Option<Arc<Call>>,
+}
+
+/// A call of the API that is to be made once: whose, and the name that it was given.
+pub(crate) struct Call {
+    pub operator: String,
+    pub name: String,
+    /// Of this attempt alone.
+    pub attempt: String,
 }
 
 /// Something that the store could not do.
@@ -107,6 +118,8 @@ pub enum StoreError {
     InUse { kind: &'static str, name: String, by: String },
     #[error("somebody else changed `{name}`: it is at revision {found}; look at it and try again")]
     Conflict { name: String, found: i64 },
+    #[error("the call was made, and its answer is not kept; look at what it made, or take a new idempotency key")]
+    Made,
     #[error("{0}")]
     Limit(String),
     #[error("{0}")]
@@ -139,7 +152,14 @@ impl Store {
         let id =
             sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(name).fetch_optional(&mut *read).await?;
         let id = id.ok_or_else(|| StoreError::NotFound { kind: "tenant", name: name.to_owned() })?;
-        Ok(Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned(), protected_too: false })
+        Ok(Tenancy {
+            store: self.clone(),
+            id,
+            name: name.to_owned(),
+            actor: actor.to_owned(),
+            protected_too: false,
+            call: None,
+        })
     }
 
     /// The same, and the tenant is made if it is new.
@@ -159,10 +179,10 @@ impl Store {
                 .await?;
         let is_new = made.rows_affected() == 1;
         let id = sqlx::query_scalar("SELECT id FROM tenant WHERE slug = $1").bind(name).fetch_one(&mut *write).await?;
-        let tenancy =
-            Tenancy { store: self.clone(), id, name: name.to_owned(), actor: actor.to_owned(), protected_too: false };
+        let (name, actor) = (name.to_owned(), actor.to_owned());
+        let tenancy = Tenancy { store: self.clone(), id, name, actor, protected_too: false, call: None };
         if is_new {
-            tenancy.record(&mut write, "tenant.created", name, Value::Null).await?;
+            tenancy.record(&mut write, "tenant.created", &tenancy.name, Value::Null).await?;
         }
         write.commit().await?;
         Ok(tenancy)
@@ -202,6 +222,11 @@ impl Tenancy {
         Tenancy { protected_too, ..self }
     }
 
+    /// The same for a call that is to be made once: the change that it makes notes it as made.
+    pub(crate) fn for_call(self, call: Option<Arc<Call>>) -> Tenancy {
+        Tenancy { call, ..self }
+    }
+
     async fn read(&self) -> Result<Work, StoreError> {
         self.store.database.read(Whose::Tenant(&self.id)).await
     }
@@ -233,7 +258,10 @@ impl Tenancy {
             .bind(i64::from(publishes))
             .execute(&mut **write)
             .await?;
-        Ok(())
+        match &self.call {
+            Some(call) => call.is_made(write).await,
+            None => Ok(()),
+        }
     }
 }
 

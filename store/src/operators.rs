@@ -3,8 +3,8 @@
 //! A token is 256 random bits, shown once and kept as a hash. The data folder's `operator.token` is the first one: it
 //! may do everything, so that there is always a way in for who has the machine.
 
-use crate::database::Whose;
-use crate::{Identity, Store, StoreError, Tenancy, check_name, new_id, now};
+use crate::database::{Whose, Work};
+use crate::{Call, Identity, Store, StoreError, Tenancy, check_name, new_id, now};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -111,11 +111,46 @@ pub(crate) struct KeptAnswer {
     pub body: String,
 }
 
-/// A call is over after so long, one way or another.
-const CALL_MICROSECONDS: i64 = 600_000_000;
+impl KeptAnswer {
+    /// Of an answer that holds a secret it is kept that it was given.
+    pub(crate) fn secret() -> KeptAnswer {
+        KeptAnswer { status: NOT_KEPT, etag: String::new(), body: String::new() }
+    }
+}
+
+/// What stands for the status of a call that has no answer yet: it runs; or it has made its change, in that change's own
+/// transaction, so that it is never made twice, whenever the process ends. Till then the attempt stands in the place of its `etag`.
+const RUNNING: i64 = 0;
+const MADE: i64 = 1;
+/// What stands there where the answer held a secret.
+const NOT_KEPT: u16 = 2;
+/// A call that was not made within so long may be begun again: its process may have died. If it lives after all, the
+/// first of the two to make its change is the only one.
+const CALL_MICROSECONDS: i64 = 20_000_000;
 
 fn token_hash(token: &str) -> Vec<u8> {
     blake3::derive_key("sluice 2026-11 operator token", token.as_bytes()).to_vec()
+}
+
+impl Call {
+    pub(crate) fn new(operator: &str, name: String) -> Call {
+        Call { operator: operator.to_owned(), name, attempt: hex::encode(new_id()) }
+    }
+
+    /// Notes it as made, in the transaction of its change, which fails where another attempt took its place.
+    pub(crate) async fn is_made(&self, write: &mut Work) -> Result<(), StoreError> {
+        let noted = sqlx::query("UPDATE idempotency SET status = $4 WHERE operator = $1 AND name = $2 AND etag = $3")
+            .bind(&self.operator)
+            .bind(&self.name)
+            .bind(&self.attempt)
+            .bind(MADE)
+            .execute(&mut **write)
+            .await?;
+        match noted.rows_affected() {
+            0 => Err(StoreError::Made),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Store {
@@ -155,41 +190,41 @@ impl Store {
 
     /// The answer that was given to a call before, if this is the same call again; otherwise the call is noted as
     /// running.
-    pub(crate) async fn begin_call(
-        &self,
-        operator: &str,
-        name: &str,
-        request: &[u8],
-    ) -> Result<Option<KeptAnswer>, StoreError> {
+    pub(crate) async fn begin_call(&self, call: &Call, request: &[u8]) -> Result<Option<KeptAnswer>, StoreError> {
         let mut write = self.database.write(Whose::All).await?;
         // Answers are kept for a day.
         sqlx::query("DELETE FROM idempotency WHERE at < $1").bind(now() - 86_400_000_000).execute(&mut *write).await?;
-        // A call whose process died is not running any more, whatever the row says.
-        sqlx::query("DELETE FROM idempotency WHERE status = 0 AND at < $1")
+        sqlx::query("DELETE FROM idempotency WHERE status = $2 AND at < $1")
             .bind(now() - CALL_MICROSECONDS)
+            .bind(RUNNING)
             .execute(&mut *write)
             .await?;
-        let known: Option<(Vec<u8>, i64, String, String)> = sqlx::query_as(
-            "SELECT request_hash, status, etag, body FROM idempotency WHERE operator = $1 AND name = $2",
+        let known: Option<(Vec<u8>, i64, String, String, i64)> = sqlx::query_as(
+            "SELECT request_hash, status, etag, body, at FROM idempotency WHERE operator = $1 AND name = $2",
         )
-        .bind(operator)
-        .bind(name)
+        .bind(&call.operator)
+        .bind(&call.name)
         .fetch_optional(&mut *write)
         .await?;
         match known {
             Some((hash, ..)) if hash != request => Err(StoreError::Limit(
                 "the idempotency key was used for another request; take a new one for each".to_owned(),
             )),
-            Some((_, 0, ..)) => {
+            Some((_, status, ..)) if status == i64::from(NOT_KEPT) => Err(StoreError::Made),
+            // The process ended before it answered.
+            Some((_, MADE, .., at)) if at < now() - CALL_MICROSECONDS => Err(StoreError::Made),
+            Some((_, RUNNING | MADE, ..)) => {
                 Err(StoreError::Conflict { name: "the same call, which still runs".to_owned(), found: 0 })
             }
-            Some((_, status, etag, body)) => Ok(Some(KeptAnswer { status: status as u16, etag, body })),
+            Some((_, status, etag, body, _)) => Ok(Some(KeptAnswer { status: status as u16, etag, body })),
             None => {
-                sqlx::query("INSERT INTO idempotency (operator, name, request_hash, status, etag, body, at) VALUES ($1, $2, $3, 0, '', '', $4)")
-                    .bind(operator)
-                    .bind(name)
+                sqlx::query("INSERT INTO idempotency (operator, name, request_hash, status, etag, body, at) VALUES ($1, $2, $3, $5, $6, '', $4)")
+                    .bind(&call.operator)
+                    .bind(&call.name)
                     .bind(request.to_vec())
                     .bind(now())
+                    .bind(RUNNING)
+                    .bind(&call.attempt)
                     .execute(&mut *write)
                     .await?;
                 write.commit().await?;
@@ -198,26 +233,32 @@ impl Store {
         }
     }
 
-    /// Notes the answer of a call, or forgets the call where it may be made again.
-    pub(crate) async fn end_call(
-        &self,
-        operator: &str,
-        name: &str,
-        answer: Option<KeptAnswer>,
-    ) -> Result<(), StoreError> {
+    /// Notes the answer of a call that was made.
+    pub(crate) async fn end_call(&self, call: &Call, answer: KeptAnswer) -> Result<(), StoreError> {
         let mut write = self.database.write(Whose::All).await?;
-        let query = match answer {
-            Some(KeptAnswer { status, etag, body }) => sqlx::query(
-                "UPDATE idempotency SET status = $3, etag = $4, body = $5 WHERE operator = $1 AND name = $2",
-            )
-            .bind(operator)
-            .bind(name)
-            .bind(i64::from(status))
-            .bind(etag)
-            .bind(body),
-            None => sqlx::query("DELETE FROM idempotency WHERE operator = $1 AND name = $2").bind(operator).bind(name),
-        };
-        query.execute(&mut *write).await?;
+        sqlx::query(
+            "UPDATE idempotency SET status = $4, etag = $5, body = $6 WHERE operator = $1 AND name = $2 AND etag = $3",
+        )
+        .bind(&call.operator)
+        .bind(&call.name)
+        .bind(&call.attempt)
+        .bind(i64::from(answer.status))
+        .bind(answer.etag)
+        .bind(answer.body)
+        .execute(&mut *write)
+        .await?;
+        Ok(write.commit().await?)
+    }
+
+    /// Forgets a call that failed: it may be made again.
+    pub(crate) async fn forget_call(&self, call: &Call) -> Result<(), StoreError> {
+        let mut write = self.database.write(Whose::All).await?;
+        sqlx::query("DELETE FROM idempotency WHERE operator = $1 AND name = $2 AND etag = $3")
+            .bind(&call.operator)
+            .bind(&call.name)
+            .bind(&call.attempt)
+            .execute(&mut *write)
+            .await?;
         Ok(write.commit().await?)
     }
 }

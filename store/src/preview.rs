@@ -9,7 +9,7 @@ use sluice_index::{Rendered, When};
 use sluice_text::{HISTORY, Message, PLACEHOLDER, RenderError, Template, count_tokens};
 use utoipa::ToSchema;
 
-/// What is to be rendered: `content`, or a version of `alias`.
+/// What is to be rendered: `content`, or a version of the prompt or persona `alias`.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preview {
@@ -72,10 +72,17 @@ impl Tenancy {
     pub async fn preview(&self, asked: &Preview) -> Result<Previewed, StoreError> {
         let content = match (&asked.content, &asked.alias) {
             (Some(content), None) => content.clone(),
-            (None, Some(alias)) => match self.version(Kind::Prompt, alias, asked.version).await?.content {
-                Content::Template(content) => content,
-                Content::Data(_) => return Err(StoreError::Invalid(format!("`{alias}` is no template"))),
-            },
+            // Requests name prompts and personas alike.
+            (None, Some(alias)) => {
+                let mut read = self.read().await?;
+                let is_persona = self.find(&mut read, Kind::Persona, alias).await?.is_some();
+                drop(read);
+                let kind = if is_persona { Kind::Persona } else { Kind::Prompt };
+                match self.version(kind, alias, asked.version).await?.content {
+                    Content::Template(content) => content,
+                    Content::Data(_) => return Err(StoreError::Invalid(format!("`{alias}` is no template"))),
+                }
+            }
             _ => return Err(StoreError::Invalid("give either `content` or `alias`".to_owned())),
         };
         Content::from(content.clone()).checked(Kind::Prompt)?;
@@ -83,7 +90,7 @@ impl Tenancy {
         let shelf = Shelf::of(&mut read, &self.id).await?;
         drop(read);
         let parts = shelf.resolve(&asked.environment, &content)?;
-        let (template, rules) = content.compile(&parts.partials)?;
+        let (template, rules) = content.compile(&parts)?;
         let prices = match &asked.model {
             Some(model) => self.price(model).await?,
             None => None,

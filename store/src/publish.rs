@@ -15,8 +15,8 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use sluice_index::{BuildError, PRIVATE, SegmentWriter};
 use sluice_segment::{
-    CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, SegmentEntry, VerifyingKey,
-    encode,
+    CollectionEntry, FileEntry, Manifest, ManifestError, ObjectHash, ObjectRef, Passage, Registry, SegmentEntry,
+    VerifyingKey, encode,
 };
 use sluice_text::{ANALYSER_ID, EmbedError, Embedder, Model, searchable};
 use sqlx::Row;
@@ -124,8 +124,9 @@ impl Store {
                 }
             }
         }
-        let registry = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
-        let registry = put_object(&location, registry, &mut written).await?;
+        let encoded = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
+        let prompts = prompts_alone(registry)?;
+        let registry = put_object(&location, encoded, &mut written).await?;
         let (mut built, mut kept) = (0, 0);
         let mut failed = None;
         let mut collections = Vec::new();
@@ -200,9 +201,9 @@ impl Store {
                 failed,
             });
         }
-        let is_other = before.as_ref().is_none_or(|before| before.registry != registry);
+        let is_other = before.as_ref().is_none_or(|before| before.prompts != prompts);
         let epoch = self.next_epoch(before.map_or(0, |manifest| manifest.epoch), upto).await?;
-        let manifest = Manifest { epoch, published_at: now(), registry, collections, erased };
+        let manifest = Manifest { epoch, published_at: now(), registry, prompts, collections, erased };
         self.put_manifest(&location, &manifest, &identity, is_other).await?;
         Ok(Publication {
             epoch,
@@ -488,6 +489,15 @@ impl Store {
         let file = tokio::task::block_in_place(|| file.lock().map(|()| file))?;
         Ok((file, self.database.publish_alone().await?))
     }
+}
+
+/// A hash over what going back to an epoch brings back: prompts and experiments, without keys and credentials.
+fn prompts_alone(mut registry: Registry) -> Result<String, PublishError> {
+    for tenant in &mut registry.tenants {
+        (tenant.keys, tenant.secrets, tenant.contents) = Default::default();
+    }
+    let prompts = encode(&registry).map_err(|error| PublishError::Encode(error.to_string()))?;
+    Ok(ObjectHash::of(&prompts).to_hex())
 }
 
 /// An edge that read a manifest has so long to fetch what it names, in microseconds.

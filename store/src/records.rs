@@ -310,6 +310,11 @@ impl Erased {
         let is_before = |erased: &i64| *erased >= at - CLOCKS;
         !self.0.is_empty() && self.0.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(is_before)
     }
+
+    /// Whether anybody of the tenant was erased after that time.
+    fn any_since(&self, tenant: &[u8], at: i64) -> bool {
+        self.0.iter().any(|((of, _), erased)| of == tenant && *erased >= at - CLOCKS)
+    }
 }
 
 /// Stores runs; says how many of them are of tenants that are gone, or have no id.
@@ -396,6 +401,8 @@ async fn insert_feedback(
     let (Some(tenant), Some(unit)) = (tenant, bytes(&said.unit)) else { return Ok(false) };
     let is_forgotten = match &*said.unit_kind {
         "subject" => erased.holds(&tenant, &unit, said.at),
+        // A forgotten run does not know any more whose it was: what was said before the newest erasure may be of it.
+        "run" | "session" if !erased.any_since(&tenant, said.at) => false,
         kind @ ("run" | "session") => {
             let find = match kind {
                 "run" => "SELECT 1 FROM run WHERE tenant_id = $1 AND id = $2 AND forgotten = 1 LIMIT 1",

@@ -5,7 +5,8 @@ use crate::database::Whose;
 use crate::experiments::range;
 use crate::publish::fixed;
 use crate::resolve::{Parts, Shelf};
-use crate::{Identity, Store, StoreError, StoreKeys, Tenancy};
+use crate::secrets::Keyring;
+use crate::{Identity, Store, StoreError, Tenancy};
 use serde_json::json;
 use sluice_segment::{
     Arm, Example, Experiment, Key, Partial, Prompt, PromptMessage, PromptVersion, Registry, Rule, SealedSecret, Tenant,
@@ -42,20 +43,16 @@ pub(crate) async fn assemble(store: &Store) -> Result<(Registry, Vec<Sealed>), S
         sqlx::query_as("SELECT id, slug FROM tenant ORDER BY id").fetch_all(&mut *read).await?;
     drop(read);
     let (mut tenants, mut sealed) = (Vec::new(), Vec::new());
-    let mut store_keys = Some(None);
+    let mut keyring = Keyring::Unopened;
     for (id, name) in rows {
-        let tenancy = Tenancy { store: store.clone(), id, name, actor: String::new(), protected_too: false };
-        tenants.push(tenant(&tenancy, &mut store_keys, &mut sealed).await?);
+        let tenancy =
+            Tenancy { store: store.clone(), id, name, actor: String::new(), protected_too: false, call: None };
+        tenants.push(tenant(&tenancy, &mut keyring, &mut sealed).await?);
     }
     Ok((Registry { tenants }, sealed))
 }
 
-/// `store_keys` become `None` when they cannot be had.
-async fn tenant(
-    tenancy: &Tenancy,
-    store_keys: &mut Option<Option<StoreKeys>>,
-    sealed: &mut Vec<Sealed>,
-) -> Result<Tenant, StoreError> {
+async fn tenant(tenancy: &Tenancy, keyring: &mut Keyring, sealed: &mut Vec<Sealed>) -> Result<Tenant, StoreError> {
     let mut read = tenancy.read().await?;
     let rows = sqlx::query("SELECT id, name, cred_hash, rpm, expires_at, routes, models, asserts FROM principal WHERE tenant_id = $1 AND revoked_at IS NULL ORDER BY id").bind(&tenancy.id).fetch_all(&mut *read).await?;
     let mut keys = Vec::new();
@@ -111,20 +108,14 @@ async fn tenant(
     .await?;
     let id: [u8; 16] = fixed(tenancy.id.clone())?;
     let mut secrets = Vec::new();
-    // Asked for once: a command that hangs is not waited for by every tenant.
-    let opened = match store_keys {
-        Some(keys) => tenancy.open_secrets(&mut read, keys).await,
-        None => Ok(Vec::new()),
-    };
-    let opened = match opened {
+    let opened = match tenancy.open_secrets(&mut read, keyring).await {
         Err(StoreError::Identity(error)) => {
             tracing::error!(%error, "the store's key cannot be had; what is sealed stays as it is");
-            *store_keys = None;
             Vec::new()
         }
         opened => opened?,
     };
-    if store_keys.is_none() {
+    if matches!(keyring, Keyring::Unavailable) {
         let mut names = tenancy.secret_names(&mut read).await?;
         if tenancy.keeping(&mut read).await?.is_none() {
             names.retain(|(name, _)| !crate::transcripts::is_key(name));
@@ -145,9 +136,9 @@ async fn tenant(
 
 fn version(number: i64, content: PromptContent, parts: Parts) -> PromptVersion {
     // Without declarations the variables are those that the templates use; the edge finds them in the same way.
-    let variables = match &content.variables {
-        Some(declared) => declared.clone(),
-        None => content.compile(&parts.partials).map(|(template, _)| template.variables().clone()).unwrap_or_default(),
+    let variables = match content.declared(&parts) {
+        Some(declared) => declared,
+        None => content.compile(&parts).map(|(template, _)| template.variables().clone()).unwrap_or_default(),
     };
     let declare = |(name, variable)| Variable { name, declaration: json!(variable).to_string() };
     let message = |message: crate::PromptMessage| PromptMessage { role: message.role, template: message.content };

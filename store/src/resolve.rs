@@ -3,6 +3,7 @@
 use crate::StoreError;
 use crate::content::{Content, Kind, PromptContent, Selector, link};
 use crate::database::Work;
+use serde_json::Value;
 use sluice_segment::Tool;
 use sluice_text::Partials;
 use sqlx::Row;
@@ -15,13 +16,16 @@ pub(crate) struct Parts {
     pub partials: Partials,
     /// As the prompt lists them.
     pub tools: Vec<Tool>,
+    /// The settings that its variables name.
+    pub settings: BTreeMap<String, Value>,
     /// The names that follow what others add: neither a version nor what is deployed.
     pub floating: Vec<String>,
 }
 
-/// All partials and tools of a tenant.
+/// All partials, tools and public settings of a tenant.
 pub(crate) struct Shelf {
     known: HashMap<(Kind, String), Shelved>,
+    settings: HashMap<String, Value>,
 }
 
 #[derive(Default)]
@@ -62,7 +66,13 @@ impl Shelf {
                 None => shelved.deployed.remove(&environment),
             };
         }
-        Ok(Shelf { known })
+        let rows: Vec<(String, String)> =
+            sqlx::query_as("SELECT name, value FROM setting WHERE tenant_id = $1 AND public = 1")
+                .bind(tenant)
+                .fetch_all(&mut **work)
+                .await?;
+        let read = |(name, value): (String, String)| Some((name, serde_json::from_str(&value).ok()?));
+        Ok(Shelf { known, settings: rows.into_iter().filter_map(read).collect() })
     }
 
     /// Everything that `content` names, directly or not.
@@ -78,6 +88,14 @@ impl Shelf {
                 return Err(StoreError::Invalid(format!("two of its tools are called `{}`", tool.name)));
             }
             found.tools.push(tool);
+        }
+        for name in content.variables.iter().flatten().filter_map(|(_, variable)| variable.setting.as_ref()) {
+            let value = self.settings.get(name).ok_or_else(|| {
+                StoreError::Invalid(format!(
+                    "a variable names the setting `{name}`, which does not exist or is not public"
+                ))
+            })?;
+            found.settings.insert(name.clone(), value.clone());
         }
         Ok(found)
     }
@@ -160,7 +178,7 @@ fn tool_of(link: &str, content: &Content) -> Result<Tool, StoreError> {
         Content::Data(data) => data,
         Content::Template(_) => return Err(StoreError::Invalid(format!("`{alias}` is no tool"))),
     };
-    let text = |name: &str| data.get(name).and_then(serde_json::Value::as_str);
+    let text = |name: &str| data.get(name).and_then(Value::as_str);
     let name = text("name").unwrap_or(alias);
     // OpenAI's and Anthropic's rule for the names of functions.
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');

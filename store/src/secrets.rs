@@ -39,6 +39,14 @@ pub(crate) struct OpenSecret {
     pub value: Zeroizing<Vec<u8>>,
 }
 
+/// The store's keys of one undertaking: asked for once, where the first secret needs them. A command that hangs is not
+/// waited for by every tenant.
+pub(crate) enum Keyring {
+    Unopened,
+    Open(StoreKeys),
+    Unavailable,
+}
+
 fn cipher(key: &[u8; 32]) -> Aes256Gcm {
     Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key))
 }
@@ -184,22 +192,22 @@ impl Tenancy {
         Ok(rows.into_iter().map(|(_, name, origin, ..)| (name, origin)).collect())
     }
 
-    /// Everything opened, for sealing it to the fleet.
-    ///
-    /// `keys` are opened where they are needed and are not there yet.
+    /// Everything opened, for sealing it to the fleet; nothing where the store's keys are known not to be had.
     pub(crate) async fn open_secrets(
         &self,
         work: &mut Work,
-        keys: &mut Option<StoreKeys>,
+        keyring: &mut Keyring,
     ) -> Result<Vec<OpenSecret>, StoreError> {
         let rows = sealed_rows(work, &self.id).await?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = match keys {
-            Some(keys) => keys,
-            None => keys.insert(tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()))?),
-        };
+        if matches!(keyring, Keyring::Unopened) {
+            let keys = tokio::task::block_in_place(|| StoreKeys::open(self.store.folder()));
+            *keyring = Keyring::Unavailable;
+            *keyring = Keyring::Open(keys?);
+        }
+        let Keyring::Open(keys) = keyring else { return Ok(Vec::new()) };
         let opened = rows.into_iter().filter_map(|(id, name, origin, key_id, nonce, sealed)| {
             let bound = bound_to(&self.id, &id, &name, &origin);
             let value = open(keys, &key_id, &bound, nonce, &sealed, &name);
@@ -245,7 +253,7 @@ async fn sealed_rows(work: &mut Work, tenant: &[u8]) -> Result<Vec<SealedRow>, S
 impl Store {
     /// Makes a new store key and seals every secret with it; says how many. The old key stays in the file until
     /// nothing is sealed with it, which is when this has ended well.
-    pub async fn rotate_store_key(&self) -> Result<u64, StoreError> {
+    pub async fn rotate_store_key(&self, actor: &str) -> Result<u64, StoreError> {
         // One change of keys at a time.
         let lock = std::fs::File::options().create(true).append(true).open(self.folder().join("store.key.lock"));
         let failed = |source| StoreError::Open { folder: self.folder().to_owned(), source };
@@ -253,7 +261,7 @@ impl Store {
         let keys = StoreKeys::add(self.folder())?;
         let mut sealed_again = 0;
         for name in self.tenants().await? {
-            sealed_again += self.tenancy(&name, &crate::local_actor()).await?.seal_again(&keys).await?;
+            sealed_again += self.tenancy(&name, actor).await?.seal_again(&keys).await?;
         }
         // Under the write lock, so that nothing is being sealed with an old key while it goes.
         let mut write = self.database.write(Whose::All).await?;

@@ -27,7 +27,7 @@ pub struct Setting {
     pub name: String,
     pub value: Value,
     pub category: String,
-    /// Whether it may be shown to who is no operator.
+    /// Whether it may be shown to who is no operator: prompts' variables may name it.
     pub public: bool,
     pub revision: i64,
     /// Microseconds since the Unix epoch.
@@ -122,9 +122,11 @@ impl Tenancy {
         if keeps_contents {
             self.prepare_contents(&mut write).await?;
         }
+        // Also one that was public: what follows it would be left without.
+        self.check_all_environments(&mut write, Some(name)).await?;
         // What a setting says may be anybody's business, but what is kept and how long is an auditor's.
         let told = if keeps_contents || keeps_days { value.clone() } else { json!(null) };
-        self.note(&mut write, "setting.changed", name, told, keeps_contents).await?;
+        self.note(&mut write, "setting.changed", name, told, keeps_contents || public).await?;
         write.commit().await?;
         Ok(found + 1)
     }
@@ -149,6 +151,7 @@ impl Tenancy {
         if kept_contents {
             self.drop_contents(&mut write).await?;
         }
+        self.check_all_environments(&mut write, Some(name)).await?;
         self.note(&mut write, "setting.deleted", name, json!(null), kept_contents).await?;
         Ok(write.commit().await?)
     }

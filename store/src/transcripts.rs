@@ -6,7 +6,7 @@
 
 use crate::database::Work;
 use crate::records::{Erased, bytes};
-use crate::secrets::OpenSecret;
+use crate::secrets::{Keyring, OpenSecret};
 use crate::{StoreError, Tenancy};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -123,7 +123,7 @@ impl Tenancy {
         let found: Option<(i64, Vec<u8>)> =
             sqlx::query_as(find).bind(&self.id).bind(id).fetch_optional(&mut *write).await?;
         let (at, sealed) = found.ok_or_else(none)?;
-        let secrets = self.open_secrets(&mut write, &mut None).await?;
+        let secrets = self.open_secrets(&mut write, &mut Keyring::Unopened).await?;
         let context = Contents::context(&hex::encode(&self.id), &run);
         let opened = key_among(&secrets).and_then(|key| unseal(&key, &context, &sealed));
         let said: Option<Said> = opened.and_then(|text| serde_json::from_slice(&text).ok());

@@ -34,6 +34,9 @@ pub struct Variable {
     /// A JSON Schema (draft 2020-12) that values must meet; nothing outside it is resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<serde_json::Value>,
+    /// A public setting of the store: what it says when a snapshot is published becomes the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
 }
 
 impl Variable {

@@ -22,6 +22,9 @@ pub struct Manifest {
     /// Microseconds since the Unix epoch; renewed while the publisher lives.
     pub published_at: i64,
     pub registry: ObjectRef,
+    /// A hash over the prompts and experiments in the registry: what one goes back to is told apart by it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompts: String,
     pub collections: Vec<CollectionEntry>,
     /// Subjects of whom edges forget what they keep, before they look at anything else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -192,6 +195,7 @@ mod tests {
             epoch: 7,
             published_at: 1,
             registry: object,
+            prompts: "ab".into(),
             collections: vec![CollectionEntry {
                 tenant: "00".into(),
                 name: "c".into(),

@@ -113,7 +113,8 @@ async fn create(caller: Caller, At(named): At<String>, Sent(new): Sent<NewArtifa
 
 #[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}", params(("kind" = String, Path), ("alias" = String, Path), ForTenant), responses((status = 200, body = Artifact)))]
 async fn show(caller: Caller, At((named, alias)): At<(String, String)>) -> Answer<impl IntoResponse> {
-    let found = caller.tenancy(Scope::Read).await?.artifact(kind(&named)?, &alias).await?;
+    let kind = kind(&named)?;
+    let found = caller.tenancy_of(kind, &alias).await?.artifact(kind, &alias).await?;
     Ok((etag(found.revision), Json(found)))
 }
 
@@ -150,7 +151,8 @@ struct Statistics {
 /// What the versions of a prompt or persona have brought, newest first, as far as their runs are still kept.
 #[utoipa::path(get, path = "/api/v1/artifacts/{kind}/{alias}/statistics", params(("kind" = String, Path), ("alias" = String, Path), ForTenant), responses((status = 200, body = Statistics)))]
 async fn statistics(caller: Caller, At((named, alias)): At<(String, String)>) -> Answer<Json<Statistics>> {
-    let versions = caller.tenancy(Scope::Read).await?.statistics(kind(&named)?, &alias).await?;
+    let kind = kind(&named)?;
+    let versions = caller.tenancy_of(kind, &alias).await?.statistics(kind, &alias).await?;
     Ok(Json(Statistics { versions }))
 }
 
@@ -171,7 +173,8 @@ async fn versions(
     At((named, alias)): At<(String, String)>,
     Asked(asked): Asked<super::Page>,
 ) -> Answer<Json<Versions>> {
-    let versions = caller.tenancy(Scope::Read).await?.versions(kind(&named)?, &alias, page(asked.limit)?).await?;
+    let kind = kind(&named)?;
+    let versions = caller.tenancy_of(kind, &alias).await?.versions(kind, &alias, page(asked.limit)?).await?;
     Ok(Json(Versions { versions }))
 }
 
@@ -206,7 +209,8 @@ async fn version(caller: Caller, At((named, alias, number)): At<(String, String,
     // 0 would mean the newest.
     let number =
         Some(number).filter(|number| *number > 0).ok_or_else(|| Fault::not_found("version", "versions begin at 1"))?;
-    Ok(Json(caller.tenancy(Scope::Read).await?.version(kind(&named)?, &alias, Some(number)).await?))
+    let kind = kind(&named)?;
+    Ok(Json(caller.tenancy_of(kind, &alias).await?.version(kind, &alias, Some(number)).await?))
 }
 
 #[derive(Deserialize, ToSchema)]

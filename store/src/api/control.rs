@@ -6,7 +6,7 @@ use crate::settings::EVENT_RETENTION;
 use crate::transcripts::SETTING as CONTENTS;
 use crate::{
     Bundle, EdgeState, Epoch, Event, FeedbackRecord, Import, ImportReport, KeyRecord, MigrationStatus, NewKey,
-    NewOperator, OnConflict, OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, Tenancy, now,
+    NewOperator, OnConflict, OperatorRecord, RunContent, RunRecord, SecretRecord, Setting, StoreError, Tenancy, now,
 };
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -14,6 +14,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::io::AsyncReadExt as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -30,6 +31,8 @@ pub fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(setting, put_setting, remove_setting))
         .routes(routes!(secrets))
         .routes(routes!(put_secret, remove_secret))
+        .routes(routes!(rotate_secrets))
+        .routes(routes!(backup))
         .routes(routes!(export))
         .routes(routes!(import))
         .routes(routes!(migrations, migrate))
@@ -292,6 +295,43 @@ async fn remove_secret(caller: Caller, At(name): At<String>) -> Answer<Json<Valu
     Ok(done())
 }
 
+#[derive(Serialize, ToSchema)]
+struct SealedAgain {
+    secrets: u64,
+}
+
+/// Seals the credentials of all tenants with a new key.
+#[utoipa::path(post, path = "/api/v1/secret-key/rotate", responses((status = 200, body = SealedAgain)))]
+async fn rotate_secrets(caller: Caller) -> Answer<Json<SealedAgain>> {
+    caller.may_all(Scope::Secrets)?;
+    let secrets = caller.api.store.rotate_store_key(&caller.operator.name).await?;
+    Ok(Json(SealedAgain { secrets }))
+}
+
+/// The SQLite database of all tenants as it is now, credentials sealed. A PostgreSQL store is backed up with `pg_dump`.
+#[utoipa::path(get, path = "/api/v1/backup", responses((status = 200, content_type = "application/vnd.sqlite3", body = Vec<u8>)))]
+async fn backup(caller: Caller) -> Answer<impl IntoResponse> {
+    caller.may_all(Scope::Admin)?;
+    let store = &caller.api.store;
+    let failed = |source| Fault::from(StoreError::Open { folder: store.folder().to_owned(), source });
+    // Beside the database, where there is room for it; gone when the last byte is sent, or the caller is.
+    let folder = tempfile::tempdir_in(store.folder()).map_err(failed)?;
+    let file = folder.path().join("backup.db");
+    store.backup(&file).await?;
+    let file = tokio::fs::File::open(&file).await.map_err(failed)?;
+    let pieces = futures::stream::try_unfold((file, folder), |(mut file, folder)| async move {
+        let mut piece = vec![0; BACKUP_PIECE];
+        let read = file.read(&mut piece).await?;
+        piece.truncate(read);
+        std::io::Result::Ok((read > 0).then_some((piece, (file, folder))))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/vnd.sqlite3"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, axum::body::Body::from_stream(pieces)))
+}
+
+/// What is read of a backup at once.
+const BACKUP_PIECE: usize = 256 << 10;
+
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct OfKind {
@@ -301,7 +341,7 @@ struct OfKind {
     kind: Option<String>,
 }
 
-/// Artifacts with their history; those that are archived are left out.
+/// Artifacts with their history, archived ones and drafts too, and experiments.
 #[utoipa::path(get, path = "/api/v1/export", params(OfKind), responses((status = 200, body = Bundle)))]
 async fn export(caller: Caller, Asked(asked): Asked<OfKind>) -> Answer<Json<Bundle>> {
     let kind = asked.kind.map(|kind| kind.parse()).transpose()?;

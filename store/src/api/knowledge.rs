@@ -94,7 +94,8 @@ async fn upsert(
     };
     let documents = documents.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     let documents = documents.into_iter().map(|document| Ok((document, 0)));
-    let tenancy = caller.tenancy(Scope::Write).await?;
+    // In many transactions, and the same however often it is done: one that was cut short is to be done again.
+    let tenancy = caller.tenancy(Scope::Write).await?.for_call(None);
     match tenancy.ingest(&collection, documents, |_, _| {}).await {
         Ok(summary) => Ok(Json(Ingested { collection, summary })),
         Err(IngestError::Store(error)) => Err(error.into()),

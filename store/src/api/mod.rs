@@ -9,7 +9,7 @@ mod knowledge;
 
 use crate::knowledge::holds_nul;
 use crate::operators::{KeptAnswer, Operator, Scope};
-use crate::{Store, StoreError, Tenancy};
+use crate::{Call, Kind, Store, StoreError, Tenancy};
 use axum::body::{Body as AxumBody, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
@@ -199,6 +199,7 @@ impl From<StoreError> for Fault {
             StoreError::Exists { kind, .. } => Fault::of(StatusCode::CONFLICT, kind, "exists", message),
             StoreError::InUse { kind, .. } => Fault::of(StatusCode::CONFLICT, kind, "in_use", message),
             StoreError::Conflict { .. } => Fault::of(StatusCode::CONFLICT, "revision", "conflict", message),
+            StoreError::Made => Fault::of(StatusCode::CONFLICT, "call", "made", message),
             StoreError::Limit(_) => Fault::of(StatusCode::UNPROCESSABLE_ENTITY, "limit", "exceeded", message),
             StoreError::Forbidden(_) => Fault::of(StatusCode::FORBIDDEN, "scope", "missing", message),
             _ => {
@@ -251,14 +252,15 @@ async fn once(
     let Some(key) = key.to_str().ok().filter(|key| !key.is_empty() && key.len() <= 255).map(str::to_owned) else {
         return Fault::invalid("`idempotency-key` must have 1 to 255 ASCII characters").into_response();
     };
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let Ok(bytes) = axum::body::to_bytes(body, MAX_BODY).await else { return too_large().into_response() };
     let mut hash = blake3::Hasher::new();
     let revision = parts.headers.get(header::IF_MATCH).map_or(&b""[..], HeaderValue::as_bytes);
     for part in [api.tenant.as_bytes(), parts.uri.to_string().as_bytes(), revision, &bytes] {
         hash.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    match api.store.begin_call(&operator.name, &key, hash.finalize().as_bytes()).await {
+    let call = Arc::new(Call::new(&operator.name, key));
+    match api.store.begin_call(&call, hash.finalize().as_bytes()).await {
         Ok(None) => {}
         Ok(Some(KeptAnswer { status, etag, body })) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
@@ -270,22 +272,32 @@ async fn once(
         }
         Err(error) => return Fault::from(error).into_response(),
     }
+    parts.extensions.insert(Arc::clone(&call));
     // Apart from the connection: a caller that hangs up has made its call, and may ask again how it ended.
-    let call = tokio::spawn(async move {
+    let made = tokio::spawn(async move {
         let answer = next.run(Request::from_parts(parts, AxumBody::from(bytes))).await;
         let (parts, body) = answer.into_parts();
         let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap_or_default();
-        // Secrets are not kept, and what failed may be tried again.
-        let kept = parts.status.is_success() && !parts.headers.contains_key(header::CACHE_CONTROL);
-        let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default().to_owned();
-        let text = std::str::from_utf8(&body).ok().filter(|_| kept);
-        let answer = text.map(|text| KeptAnswer { status: parts.status.as_u16(), etag, body: text.to_owned() });
-        if let Err(error) = api.store.end_call(&operator.name, &key, answer).await {
+        let text = std::str::from_utf8(&body).unwrap_or_default();
+        let noted = match parts.status.is_success() {
+            // What failed may be tried again.
+            false => api.store.forget_call(&call).await,
+            // Secrets are not kept; that they were made is.
+            true if parts.headers.contains_key(header::CACHE_CONTROL) => {
+                api.store.end_call(&call, KeptAnswer::secret()).await
+            }
+            true => {
+                let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
+                let (status, etag) = (parts.status.as_u16(), etag.to_owned());
+                api.store.end_call(&call, KeptAnswer { status, etag, body: text.to_owned() }).await
+            }
+        };
+        if let Err(error) = noted {
             tracing::warn!(%error, "the answer of a call with an idempotency key is not kept");
         }
         Response::from_parts(parts, AxumBody::from(body))
     });
-    call.await.unwrap_or_else(|_| {
+    made.await.unwrap_or_else(|_| {
         Fault::of(StatusCode::INTERNAL_SERVER_ERROR, "store", "failed", "The call ended early.").into_response()
     })
 }
@@ -301,6 +313,7 @@ struct Caller {
     operator: Arc<Operator>,
     tenant: Option<String>,
     headers: HeaderMap,
+    call: Option<Arc<Call>>,
 }
 
 impl Caller {
@@ -325,7 +338,30 @@ impl Caller {
             }
             found => found?,
         };
-        Ok(found.with_protected(self.has(Scope::Protected)))
+        Ok(found.with_protected(self.has(Scope::Protected)).for_call(self.call.clone()))
+    }
+
+    /// The same for one artifact that is read: what is public may be read by operators of other tenants, and copied.
+    async fn tenancy_of(&self, kind: Kind, alias: &str) -> Answer<Tenancy> {
+        let asked = match (self.operator.tenant.as_deref(), self.tenant.as_deref()) {
+            (Some(bound), Some(asked)) if bound != asked => asked,
+            _ => return self.tenancy(Scope::Read).await,
+        };
+        self.may(Scope::Read)?;
+        let public = match self.api.store.tenancy(asked, &self.operator.name).await {
+            Ok(tenancy) => match tenancy.artifact(kind, alias).await {
+                Ok(artifact) => (artifact.visibility == "public").then_some(tenancy),
+                Err(StoreError::NotFound { .. }) => None,
+                Err(error) => return Err(error.into()),
+            },
+            Err(StoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        match public {
+            Some(tenancy) => Ok(tenancy),
+            // Said in the same way whether there is such a thing or not.
+            None => self.tenancy(Scope::Read).await,
+        }
     }
 
     fn has(&self, scope: Scope) -> bool {
@@ -380,7 +416,8 @@ impl FromRequestParts<Api> for Caller {
         let operator =
             operator.ok_or_else(|| Fault::of(StatusCode::UNAUTHORIZED, "token", "invalid", "No operator."))?;
         let Asked(Whose { tenant }) = Asked::<Whose>::from_request_parts(parts, api).await?;
-        Ok(Caller { api: api.clone(), operator, tenant, headers: parts.headers.clone() })
+        let call = parts.extensions.get::<Arc<Call>>().cloned();
+        Ok(Caller { api: api.clone(), operator, tenant, headers: parts.headers.clone(), call })
     }
 }
 
