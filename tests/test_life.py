@@ -133,16 +133,21 @@ def test_a_variable_follows_a_public_setting(up, api):
     shown = good(api.post("/render", json={"alias": "support"}))
     assert shown["messages"][0]["content"] == "We answer from 8 to 4."
     # What would break is refused: another type, privacy, deletion.
-    for body in [{"value": 7, "public": True}, {"value": "from 8 to 4", "public": False}]:
+    for body in [{"value": 7, "public": True}, {"value": None, "public": True}, {"value": "from 8 to 4"}]:
         refused(api.put("/settings/support_hours", json=body), 400, "REQUEST_400", None, "`support`")
     refused(api.delete("/settings/support_hours"), 400, "REQUEST_400")
     assert served(up, prompt="support") == "We answer from 8 to 4."
     # In a protected environment a setting is what is in force there, too.
     good(api.put("/protected-environments", json={"environments": ["production"]}))
     writer, _ = operator(up, "read", "write")
+    deployer, _ = operator(up, "read", "write", "deploy")
     changed = {"value": "from 7 to 3", "public": True}
-    refused(writer.put("/settings/support_hours", json=changed), 403, "SCOPE_403", None, "`production` is protected")
-    good(writer.put("/settings/another", json=changed))
+    for path in ["support_hours", "another"]:
+        refused(writer.put(f"/settings/{path}", json=changed), 403, "SCOPE_403", None, "`deploy`")
+    good(writer.put("/settings/another", json={"value": 1}))
+    refused(writer.delete("/settings/support_hours"), 403, "SCOPE_403", None, "`deploy`")
+    refused(deployer.put("/settings/support_hours", json=changed), 403, "SCOPE_403", None, "`production` is protected")
+    good(deployer.put("/settings/another", json=changed))
     good(api.put("/settings/support_hours", json=changed))
     eventually("it follows again", lambda: served(up, prompt="support") == "We answer from 7 to 3.", 2)
 

@@ -22,12 +22,21 @@ pub enum Prompt {
         expect: Option<i64>,
     },
     /// Keep a file as the draft, which is no version yet; without a file print the draft.
-    Draft { alias: String, file: Option<PathBuf> },
+    Draft {
+        alias: String,
+        file: Option<PathBuf>,
+        /// Refuse if the artifact's revision is not this one any more.
+        #[arg(long, value_name = "REVISION")]
+        expect: Option<i64>,
+    },
     /// Make the draft the next version.
     Publish {
         alias: String,
         #[arg(long, default_value = "")]
         note: String,
+        /// Refuse if the artifact's revision is not this one any more.
+        #[arg(long, value_name = "REVISION")]
+        expect: Option<i64>,
     },
     /// Print what it would say, without deploying or sending it.
     Render {
@@ -177,15 +186,15 @@ impl Prompt {
                 let number = store.put_version(kind, &alias, &read(kind, &file)?, &note, expect).await?;
                 println!("{alias} version {number}");
             }
-            Prompt::Draft { alias, file: Some(file) } => {
-                store.put_draft(kind, &alias, &read(kind, &file)?, None).await?;
-                println!("{alias} has a draft; `sluice prompt publish {alias}` makes it a version");
+            Prompt::Draft { alias, file: Some(file), expect } => {
+                let revision = store.put_draft(kind, &alias, &read(kind, &file)?, expect).await?;
+                println!("{alias} has a draft and is at revision {revision}; `publish` makes it a version");
             }
-            Prompt::Draft { alias, file: None } => {
+            Prompt::Draft { alias, file: None, .. } => {
                 println!("{}", serde_json::to_string_pretty(&store.draft(kind, &alias).await?.0)?);
             }
-            Prompt::Publish { alias, note } => {
-                let number = store.publish_draft(kind, &alias, &note, None).await?;
+            Prompt::Publish { alias, note, expect } => {
+                let number = store.publish_draft(kind, &alias, &note, expect).await?;
                 println!("{alias} version {number}");
             }
             Prompt::Render { .. } if !matches!(kind, Kind::Prompt | Kind::Persona) => {

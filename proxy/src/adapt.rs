@@ -15,7 +15,7 @@ pub struct Adapted {
 }
 
 /// Chooses for `plan`; nothing for a prompt without context.
-pub fn adapt(mut plan: Plan) -> Plan {
+pub fn adapt(mut plan: Box<Plan>) -> Box<Plan> {
     let Some(prompt) = plan.prompt.as_ref().filter(|prompt| prompt.context) else { return plan };
     let version = &prompt.version;
     if version.examples.is_empty() && version.tools.is_empty() {

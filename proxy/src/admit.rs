@@ -3,7 +3,7 @@
 use crate::identify::Principal;
 use crate::live::Live;
 use crate::refuse::Refusal;
-use sluice_policies::limits::Standing;
+use sluice_policies::limits::{Moment, Standing};
 
 /// A caller within its limits.
 pub struct Admitted {
@@ -11,11 +11,11 @@ pub struct Admitted {
     pub standing: Standing,
 }
 
-/// Counts the request against its key.
-pub fn admit(principal: Principal, live: &Live) -> Result<Admitted, Refusal> {
+/// Counts the request against its key, as one of `now`.
+pub fn admit(principal: Principal, now: Moment, live: &Live) -> Result<Admitted, Refusal> {
     let default = principal.prepared.config.limits.requests_per_minute;
     let limit = principal.key.grant.requests_per_minute.unwrap_or(default);
-    match live.limits.check(principal.key.id, limit, live.moment()) {
+    match live.limits.check(principal.key.id, limit, now) {
         Ok(standing) => Ok(Admitted { principal, standing }),
         Err(too_many) => Err(Refusal::too_many(too_many)),
     }

@@ -118,17 +118,17 @@ impl Reader {
 
     async fn read(&mut self, until: Option<Instant>) -> Result<Option<Bytes>, ErrorCode> {
         loop {
-            let patience = until.map(|until| until.saturating_duration_since(Instant::now()).min(self.idle));
-            if patience.is_some_and(|patience| patience.is_zero()) {
-                return Err(ErrorCode::UpstreamTimeout);
-            }
-            let read = match (&mut self.hop, patience) {
-                (Hop::Http1(exchange), patience) => {
-                    exchange.set_read_timeout(patience);
+            let read = match (&mut self.hop, until) {
+                (Hop::Http1(exchange), until) => {
+                    exchange.set_read_limits(until.map(|_| self.idle), until);
                     exchange.read_body().await
                 }
                 (Hop::Http2(session), None) => session.read_response_body().await,
-                (Hop::Http2(session), Some(patience)) => {
+                (Hop::Http2(session), Some(until)) => {
+                    let patience = until.saturating_duration_since(Instant::now()).min(self.idle);
+                    if patience.is_zero() {
+                        return Err(ErrorCode::UpstreamTimeout);
+                    }
                     match timer::timeout(patience, session.read_response_body()).await {
                         Ok(read) => read,
                         Err(_) => return Err(ErrorCode::UpstreamTimeout),

@@ -151,12 +151,12 @@ impl Miss {
 
 impl Outgoing<'_> {
     /// Tries `target` once.
-    pub async fn attempt(&self, target: &Arc<Target>) -> Result<Answer, Miss> {
+    pub async fn attempt(&self, target: &Arc<Target>) -> Result<Box<Answer>, Miss> {
         let encoded = self.scrubbed.encode(target).map_err(Miss::unfit)?;
-        let mut permit = target.enter(self.live.moment()).map_err(|closed| Miss::closed(target, closed))?;
         let started = Instant::now();
+        let mut permit = target.enter(self.live.moment_at(started)).map_err(|closed| Miss::closed(target, closed))?;
         let deadline = started + target.provider.config.total_timeout;
-        let (hop, peer, header) = match self.open(target, &encoded, deadline).await {
+        let (hop, peer, header) = match self.open(target, &encoded, started, deadline).await {
             Ok(opened) => opened,
             Err(miss) => {
                 self.tell_miss(&miss, target, Some(&mut permit));
@@ -167,8 +167,9 @@ impl Outgoing<'_> {
         let transcript = self.transcript(&encoded);
         match self.read(&mut reader, header, &encoded, transcript.as_ref(), started).await {
             Ok((header, content, usage)) => {
-                reader.permit.succeed(started.elapsed(), self.live.moment());
-                Ok(Answer { reader, header, content, encoded, usage, transcript })
+                let now = Instant::now();
+                reader.permit.succeed(now - started, self.live.moment_at(now));
+                Ok(Box::new(Answer { reader, header, content, encoded, usage, transcript }))
             }
             Err(miss) => {
                 self.tell_miss(&miss, target, Some(&mut reader.permit));
@@ -208,6 +209,7 @@ impl Outgoing<'_> {
         &self,
         target: &Arc<Target>,
         encoded: &Encoded,
+        mut now: Instant,
         deadline: Instant,
     ) -> Result<(Hop, Arc<Peer>, ResponseHeader), Miss> {
         let header = self.header_for(target, encoded)?;
@@ -224,10 +226,8 @@ impl Outgoing<'_> {
             let Some(peer) = peers.get(address) else {
                 return Err(Miss::broken(ErrorCode::UpstreamConnectFailed, "The provider has no address.").unsent());
             };
-            let patience = |phase: Duration| {
-                phase.min(deadline.saturating_duration_since(Instant::now())).max(Duration::from_millis(1))
-            };
-            let waited = patience(config.header_timeout);
+            let left = deadline.saturating_duration_since(now).max(Duration::from_millis(1));
+            let waited = config.header_timeout.min(left);
             let (sent, reused) = match config.http2 {
                 false => match self.connect(target, peer, again).await {
                     Ok((stream, reused)) => {
@@ -235,6 +235,7 @@ impl Outgoing<'_> {
                     }
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
+                        now = Instant::now();
                         continue;
                     }
                     Err(error) => return Err(connect_failed(&error, target)),
@@ -246,6 +247,7 @@ impl Outgoing<'_> {
                     ),
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
+                        now = Instant::now();
                         continue;
                     }
                     Err(error) => return Err(connect_failed(&error, target)),
@@ -263,6 +265,7 @@ impl Outgoing<'_> {
                         && Instant::now() < deadline =>
                     {
                         again = true;
+                        now = Instant::now();
                     }
                     ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => {
                         return Err(Miss::broken(

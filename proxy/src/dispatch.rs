@@ -17,6 +17,7 @@ use http::Method;
 use http::request::Parts;
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::{RequestHeader, ResponseHeader};
+use sluice_policies::limits::Moment;
 use sluice_policies::upstream::{Candidate, backoff, order};
 use sluice_wire::Dialect;
 use sluice_wire::event::Usage;
@@ -106,6 +107,7 @@ pub async fn dispatch(
     live: &Live,
     traceparent: &str,
     notes: &Notes,
+    now: Instant,
 ) -> Result<Upstream, Refusal> {
     let plan = &scrubbed.composed.recalled.plan;
     let streams = scrubbed.is_unread();
@@ -121,7 +123,8 @@ pub async fn dispatch(
     let mut begun = false;
     let outcome = {
         let outgoing = Outgoing { scrubbed: &scrubbed, live, header, credential };
-        let race = Race { outgoing: &outgoing, targets: line(&outgoing), attempts: &attempts };
+        let now = live.moment_at(now);
+        let race = Race { outgoing: &outgoing, targets: line(&outgoing, now), attempts: &attempts, begun: now };
         if streams {
             Box::pin(race.stream(session)).await?
         } else {
@@ -142,7 +145,7 @@ pub async fn dispatch(
     };
     let attempts = attempts.into_inner();
     match outcome.map_err(|miss| miss.reply) {
-        Ok(answer) => Ok(Upstream { scrubbed, outcome: Outcome::Answer(Box::new(answer)), attempts, begun }),
+        Ok(answer) => Ok(Upstream { scrubbed, outcome: Outcome::Answer(answer), attempts, begun }),
         Err(Reply::Error { header, body }) => {
             Ok(Upstream { scrubbed, outcome: Outcome::Error { header, body }, attempts, begun })
         }
@@ -171,10 +174,9 @@ fn own_credential(head: &RequestHeader) -> Result<String, Refusal> {
 }
 
 /// The route's targets in the order in which they are asked, then its fallbacks.
-fn line(outgoing: &Outgoing<'_>) -> Vec<Arc<Target>> {
+fn line(outgoing: &Outgoing<'_>, now: Moment) -> Vec<Arc<Target>> {
     let plan = &outgoing.scrubbed.composed.recalled.plan;
     let route = &plan.route;
-    let now = outgoing.live.moment();
     if let ([only], []) = (route.targets.as_slice(), route.fallbacks.as_slice()) {
         return vec![Arc::clone(only)];
     }
@@ -208,6 +210,8 @@ struct Race<'a> {
     outgoing: &'a Outgoing<'a>,
     targets: Vec<Arc<Target>>,
     attempts: &'a AtomicU32,
+    /// When it began.
+    begun: Moment,
 }
 
 /// What is known of one place in the line.
@@ -221,7 +225,7 @@ struct Place {
 }
 
 impl Race<'_> {
-    async fn attempt(&self, place: usize) -> Result<Answer, Miss> {
+    async fn attempt(&self, place: usize) -> Result<Box<Answer>, Miss> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
         self.outgoing.attempt(&self.targets[place]).await
     }
@@ -232,7 +236,7 @@ impl Race<'_> {
         plan.dialect() != Dialect::Other || matches!(self.outgoing.header.method, Method::GET | Method::HEAD)
     }
 
-    async fn run(&self) -> Result<Answer, Miss> {
+    async fn run(&self) -> Result<Box<Answer>, Miss> {
         let plan = &self.outgoing.scrubbed.composed.recalled.plan;
         let mut left = plan.route.route.retries;
         let mut places = vec![Place::default(); self.targets.len()];
@@ -244,7 +248,7 @@ impl Race<'_> {
             let target = &self.targets[place];
             let provider = &target.provider;
             if retries == 0 {
-                provider.state.budget.deposit(provider.config.retry_budget_percent, self.outgoing.live.moment());
+                provider.state.budget.deposit(provider.config.retry_budget_percent, self.begun);
             }
             let hedge = plan.route.route.hedge_after.filter(|_| retries == 0 && self.is_repeatable());
             places[place].tried = true;
@@ -332,7 +336,13 @@ impl Race<'_> {
 
     /// An attempt at `first`, and one at `other` when the first has not answered after `delay`. The one that answers
     /// second is dropped, which ends its call.
-    async fn hedged(&self, first: usize, other: usize, delay: Duration, places: &mut [Place]) -> Result<Answer, Miss> {
+    async fn hedged(
+        &self,
+        first: usize,
+        other: usize,
+        delay: Duration,
+        places: &mut [Place],
+    ) -> Result<Box<Answer>, Miss> {
         let mut one = std::pin::pin!(self.attempt(first));
         tokio::select! {
             biased;
@@ -364,7 +374,7 @@ impl Race<'_> {
     }
 
     /// Streams a body that Sluice does not read. It can be sent once, so only connecting is tried again.
-    async fn stream(&self, session: &mut ServerSession) -> Result<Result<Answer, Miss>, Refusal> {
+    async fn stream(&self, session: &mut ServerSession) -> Result<Result<Box<Answer>, Miss>, Refusal> {
         let mut told = None;
         for target in &self.targets {
             let encoded = self.outgoing.scrubbed.encode(target).map_err(Refusal::with_unread_body)?;
@@ -395,13 +405,13 @@ impl Race<'_> {
         answered: Result<ResponseHeader, Box<pingora_core::Error>>,
         mut reader: Reader,
         encoded: crate::scrub::Encoded,
-    ) -> Result<Answer, Miss> {
+    ) -> Result<Box<Answer>, Miss> {
         let now = self.outgoing.live.moment();
         match answered {
             Ok(header) => {
                 reader.permit.succeed(Duration::ZERO, now);
                 let (content, usage) = (Content::Verbatim, Usage::default());
-                Ok(Answer { reader, header, content, encoded, usage, transcript: None })
+                Ok(Box::new(Answer { reader, header, content, encoded, usage, transcript: None }))
             }
             Err(_) => {
                 reader.permit.fail(now);

@@ -76,12 +76,12 @@ async fn journey(
     }
     let trace = traceparent(head.headers.get("traceparent").and_then(|value| value.to_str().ok()));
 
-    let principal = identify(head, live, live.load())?;
+    let principal = identify(head, live, live.load(), tally.at)?;
     tally.key = Some(Arc::clone(&principal.key));
     notes.push((note::EPOCH, HeaderValue::from(principal.prepared.epoch())));
     tally.done(Step::Identify);
 
-    let admitted = admit(principal, live)
+    let admitted = admit(principal, live.moment_at(tally.mark()), live)
         .inspect_err(|refusal| note_standing(refusal.too_many.map(|too_many| too_many.standing), notes))?;
     note_standing(Some(admitted.standing), notes);
     tally.done(Step::Admit);
@@ -121,11 +121,16 @@ async fn journey(
         return Ok(After::Broken);
     }
 
+    let adds = plan.prompt.is_some() || !plan.collections.is_empty() || plan.route.route.window_tokens.is_some();
     let recalled = recall(fit(adapt(plan), live), live).await;
-    tally.done(Step::Recall);
+    if adds {
+        tally.done(Step::Recall);
+    }
 
     let composed = compose(recalled)?;
-    tally.done(Step::Compose);
+    if adds {
+        tally.done(Step::Compose);
+    }
 
     let scrubbed = scrub(composed, live)?;
     note_content(&scrubbed, tally, notes);
@@ -135,8 +140,8 @@ async fn journey(
         return Ok(respond(session, 200, "application/json", Bytes::from(body), tally, notes).await);
     }
 
-    let called = Instant::now();
-    let upstream = dispatch(scrubbed, session, live, &trace, notes)
+    let called = tally.mark();
+    let upstream = dispatch(scrubbed, session, live, &trace, notes, called)
         .await
         .inspect_err(|_| tally.upstream = Some(called.elapsed()))?;
     tally.done(Step::Dispatch);
@@ -158,7 +163,9 @@ async fn journey(
     }
     notes.push((note::SERVER_TIMING, said(&tally.server_timing())));
     let relayed = relay(upstream, session, live, notes).await;
-    tally.upstream = Some(called.elapsed());
+    let ended = Instant::now();
+    tally.upstream = Some(ended - called);
+    tally.ended = Some(ended);
     let relayed = relayed?;
     tally.usage = relayed.usage;
     tally.error = relayed.failure;

@@ -109,6 +109,8 @@ pub struct Exchange {
     writes_chunks: bool,
     is_head: bool,
     read_timeout: Option<Duration>,
+    /// When no read waits any longer, whatever its own time-out.
+    read_until: Option<Instant>,
     write_timeout: Duration,
 }
 
@@ -123,13 +125,19 @@ impl Exchange {
             writes_chunks: false,
             is_head: false,
             read_timeout: None,
+            read_until: None,
             write_timeout,
         }
     }
 
     /// How long a single read may take; `None` leaves that to the caller.
     pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.read_timeout = timeout;
+        self.set_read_limits(timeout, None);
+    }
+
+    /// The same, and the time at which no read waits any longer.
+    pub fn set_read_limits(&mut self, timeout: Option<Duration>, until: Option<Instant>) {
+        (self.read_timeout, self.read_until) = (timeout, until);
     }
 
     /// Writes the head and the whole body.
@@ -274,8 +282,17 @@ impl Exchange {
 
     async fn fill(&mut self, room: usize) -> Result<usize, Box<Error>> {
         self.held.reserve(room);
+        let mut patience = self.read_timeout;
+        // What is there already is given out without a look at the clock.
+        if let Some(until) = self.read_until {
+            let left = until.saturating_duration_since(Instant::now());
+            patience = Some(patience.map_or(left, |patience| patience.min(left)));
+        }
+        if patience.is_some_and(|patience| patience.is_zero()) {
+            return Err(Error::new(ErrorType::ReadTimedout));
+        }
         let reading = self.stream.read_buf(&mut self.held);
-        let read = match self.read_timeout {
+        let read = match patience {
             None => reading.await,
             Some(timeout) => match timer::timeout(timeout, reading).await {
                 Ok(read) => read,

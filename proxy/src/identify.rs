@@ -1,7 +1,7 @@
 //! Credentials to who is asking.
 
 use crate::head::{CREDENTIALS, split_key};
-use crate::live::{KeyEntry, Live, Prepared, now_microseconds};
+use crate::live::{KeyEntry, Live, Prepared};
 use crate::refuse::{ErrorCode, Refusal};
 use crate::websocket::KEY_PROTOCOL;
 use pingora_http::RequestHeader;
@@ -14,8 +14,9 @@ pub struct Principal {
 }
 
 /// Looks up the caller's key. One hash and one look-up; no database, no slow hash, as keys are 256-bit random.
-pub fn identify(head: &RequestHeader, live: &Live, prepared: Arc<Prepared>) -> Result<Principal, Refusal> {
-    let now = now_microseconds();
+///
+/// `now` is in microseconds since the Unix epoch.
+pub fn identify(head: &RequestHeader, live: &Live, prepared: Arc<Prepared>, now: i64) -> Result<Principal, Refusal> {
     if prepared.snapshot.is_none() {
         return Err(Refusal::new(
             ErrorCode::SnapshotUnavailable,

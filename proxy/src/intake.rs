@@ -3,6 +3,7 @@
 use crate::admit::Admitted;
 use crate::head::split_key;
 use crate::refuse::{ErrorCode, Refusal};
+use crate::timer;
 use http::Method;
 use pingora_core::ErrorType;
 use pingora_core::protocols::http::ServerSession;
@@ -49,7 +50,8 @@ pub async fn intake(session: &mut ServerSession, admitted: Admitted) -> Result<I
         content_type.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"));
     let expects_continue =
         head.headers.get("expect").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    session.set_read_timeout(Some(timeout));
+    // Bounded below, by timers that cost less.
+    session.set_read_timeout(None);
     if session.is_body_empty() && dialect == Dialect::Other {
         return Ok(Intake { admitted, path, query, body: Body::Empty });
     }
@@ -75,13 +77,8 @@ async fn read(
 ) -> Result<Vec<u8>, Refusal> {
     let mut body = Vec::with_capacity(expected);
     loop {
-        // HTTP/2 has no read time-out in the session, so the wait is bounded here for both.
-        let read = match session.is_http2() {
-            true => match tokio::time::timeout(timeout, session.read_request_body()).await {
-                Ok(read) => read,
-                Err(_) => return Err(too_slow(timeout)),
-            },
-            false => session.read_request_body().await,
+        let Ok(read) = timer::timeout(timeout, session.read_request_body()).await else {
+            return Err(too_slow(timeout));
         };
         match read {
             Ok(Some(chunk)) => {
@@ -93,7 +90,6 @@ async fn read(
             Ok(None) => return Ok(body),
             Err(error) => {
                 return Err(match error.etype() {
-                    ErrorType::ReadTimedout => too_slow(timeout),
                     ErrorType::ConnectionClosed | ErrorType::ReadError => departed(),
                     _ => Refusal::new(
                         ErrorCode::InvalidRequest,

@@ -256,8 +256,13 @@ impl Live {
 
     /// The time since this process began to serve.
     pub(crate) fn moment(&self) -> Moment {
+        self.moment_at(Instant::now())
+    }
+
+    /// The same of a time that is known: each look at the clock costs some 25 ns, a request made thirty of them.
+    pub(crate) fn moment_at(&self, time: Instant) -> Moment {
         // A full second ahead of zero, which in a limiter's cell stands for «never».
-        self.origin.elapsed() + std::time::Duration::from_secs(1)
+        time.saturating_duration_since(self.origin) + std::time::Duration::from_secs(1)
     }
 
     pub fn readiness(&self) -> Readiness {

@@ -361,5 +361,5 @@ fn route_meters(
 }
 
 pub fn microseconds(duration: Duration) -> f64 {
-    duration.as_nanos() as f64 / 1000.0
+    duration.as_secs() as f64 * 1e6 + f64::from(duration.subsec_nanos()) / 1000.0
 }

@@ -97,7 +97,7 @@ impl Plan {
     }
 }
 
-pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u8; 32]) -> Result<Plan, Refusal> {
+pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u8; 32]) -> Result<Box<Plan>, Refusal> {
     let Intake { admitted, path, query, body } = intake;
     let grant = &admitted.principal.key.grant;
     let explain = path == EXPLAIN;
@@ -172,7 +172,8 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
     let kept = units.session.map(|session| SessionId { owner: owner(&units, &admitted, hash_key), session });
     let of_key = admitted.principal.key.scope;
     let scope = steering.subject.as_deref().map_or(of_key, |subject| of_key.with_subject(subject));
-    Ok(Plan {
+    // In a box: it goes on from step to step, and is large.
+    Ok(Box::new(Plan {
         units,
         scope,
         kept,
@@ -192,7 +193,7 @@ pub fn plan(intake: Intake, headers: &HeaderMap, request_id: &str, hash_key: &[u
         adapted: Adapted::default(),
         window: None,
         explain,
-    })
+    }))
 }
 
 /// Whose is what is kept of a request: the subject's, or the key's where none is named.

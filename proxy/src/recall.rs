@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// A planned request with what was found for it.
 pub struct Recalled {
-    pub plan: Plan,
+    pub plan: Box<Plan>,
     pub context: Option<Context>,
 }
 
@@ -28,7 +28,7 @@ const MAX_PASSAGES: usize = 12;
 const BUCKET_MICROSECONDS: i64 = 300_000_000;
 
 /// Searches the plan's collections with the last user turn. It never fails the request: what is missing is said.
-pub async fn recall(plan: Plan, live: &Live) -> Recalled {
+pub async fn recall(plan: Box<Plan>, live: &Live) -> Recalled {
     if plan.collections.is_empty() {
         return Recalled { plan, context: None };
     }

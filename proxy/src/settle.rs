@@ -7,7 +7,7 @@ use crate::refuse::ErrorCode;
 use crate::transcript::Transcript;
 use crate::upstreams::Target;
 use sluice_scrub::Vault;
-use sluice_segment::{Record, Run};
+use sluice_segment::Run;
 use sluice_wire::event::Usage;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +16,11 @@ use std::time::{Duration, Instant};
 /// Gathers an exchange's times and facts on the way.
 pub struct Tally {
     pub request_id: String,
+    /// When it began, in microseconds since the Unix epoch.
+    pub at: i64,
     pub started: Instant,
+    /// When the last of it was written, where it came so far.
+    pub ended: Option<Instant>,
     mark: Instant,
     steps: [Option<Duration>; Step::ALL.len()],
     pub route: Option<Arc<RouteEntry>>,
@@ -49,11 +53,18 @@ pub struct PromptUsed {
 }
 
 impl Tally {
+    /// When the last step ended.
+    pub fn mark(&self) -> Instant {
+        self.mark
+    }
+
     pub fn begin(request_id: String) -> Tally {
         let now = Instant::now();
         Tally {
             request_id,
+            at: now_microseconds(),
             started: now,
+            ended: None,
             mark: now,
             steps: [None; Step::ALL.len()],
             route: None,
@@ -87,15 +98,10 @@ impl Tally {
     /// `server-timing` (W3C): each step in milliseconds.
     pub fn server_timing(&self) -> String {
         let mut text = String::with_capacity(224);
-        // Whole microseconds as milliseconds with three places. Twelve of them stand in every answer, and the standard
-        // library's formatting took a tenth of the instructions of a request.
         let mut write = |name: &str, took: Duration, end: &str| {
-            let micros = took.as_micros() as u64;
             text.push_str(name);
             text.push_str(";dur=");
-            push_digits(micros / 1000, 1, &mut text);
-            text.push('.');
-            push_digits(micros % 1000, 3, &mut text);
+            push_milliseconds(took, &mut text);
             text.push_str(end);
         };
         for step in Step::ALL {
@@ -114,20 +120,27 @@ impl Tally {
     }
 }
 
-/// Appends `number` with at least `places` digits.
-fn push_digits(mut number: u64, places: usize, out: &mut String) {
-    let mut digits = [b'0'; 20];
+/// Appends whole microseconds as milliseconds with three places. Some stand in every answer, and the standard library's
+/// formatting took a tenth of the instructions of a request.
+fn push_milliseconds(took: Duration, out: &mut String) {
+    let mut digits = [b'0'; 24];
     let mut from = digits.len();
-    while number > 0 || digits.len() - from < places {
+    let mut left = took.as_secs() * 1_000_000 + u64::from(took.subsec_micros());
+    while left > 0 || from > digits.len() - 5 {
+        if from == digits.len() - 3 {
+            from -= 1;
+            digits[from] = b'.';
+        }
         from -= 1;
-        digits[from] = b'0' + (number % 10) as u8;
-        number /= 10;
+        digits[from] = b'0' + (left % 10) as u8;
+        left /= 10;
     }
-    digits[from..].iter().for_each(|digit| out.push(char::from(*digit)));
+    out.push_str(std::str::from_utf8(&digits[from..]).unwrap_or_default());
 }
 
 pub fn settle(tally: Tally, live: &Live) {
     let metrics = &live.metrics;
+    let took = tally.ended.unwrap_or_else(Instant::now).saturating_duration_since(tally.started);
     let meters = match &tally.route {
         Some(route) => route.meters(metrics),
         None => &metrics.unrouted,
@@ -138,7 +151,8 @@ pub fn settle(tally: Tally, live: &Live) {
             metrics.step(step, took);
         }
     }
-    metrics.own.observe(microseconds(tally.own()));
+    let own = tally.own();
+    metrics.own.observe(microseconds(own));
     if let Some(target) = &tally.target {
         let meters = target.meters(metrics);
         meters.answered.inc();
@@ -159,7 +173,7 @@ pub fn settle(tally: Tally, live: &Live) {
         }
     }
     if let Some(key) = tally.key.as_ref().filter(|_| live.journal.is_some() || tally.transcript.is_some()) {
-        let run = run(&tally, key);
+        let run = run(&tally, key, own, took);
         if let (Some(contents), Some(transcript)) = (&live.contents, &tally.transcript)
             && let Some(record) = transcript.record(&run, &live.record_key)
         {
@@ -167,10 +181,8 @@ pub fn settle(tally: Tally, live: &Live) {
         }
         if let Some(journal) = &live.journal {
             let mut record = Vec::with_capacity(1 << 10);
-            // Strings and numbers have no form that JSON lacks.
-            if serde_json::to_writer(&mut record, &Record::Run(run)).is_ok() {
-                journal.append(&record);
-            }
+            run.write(&mut record);
+            journal.append(&record);
         }
     }
     tracing::debug!(
@@ -179,8 +191,8 @@ pub fn settle(tally: Tally, live: &Live) {
         provider = tally.target.as_ref().map(|target| target.provider.name.as_str()),
         status = tally.status,
         error = tally.error.map(|code| code.row().name),
-        milliseconds = microseconds(tally.started.elapsed()) / 1000.0,
-        own_milliseconds = microseconds(tally.own()) / 1000.0,
+        milliseconds = microseconds(took) / 1000.0,
+        own_milliseconds = microseconds(own) / 1000.0,
         input_tokens = tally.usage.input,
         output_tokens = tally.usage.output,
         "exchange ended"
@@ -191,7 +203,7 @@ pub fn settle(tally: Tally, live: &Live) {
 const MAX_MODEL: usize = 128;
 
 /// The exchange as the store gets to know it. Ids, counts and times; no text of the conversation.
-fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
+fn run<'t>(tally: &'t Tally, key: &'t KeyEntry, own: Duration, took: Duration) -> Run<'t> {
     let hash = |hash: Option<[u8; 16]>| hash.map_or(Cow::Borrowed(""), |hash| Cow::Owned(hex::encode(hash)));
     let prompt = tally.prompt.as_ref();
     let arm = prompt.and_then(|prompt| prompt.arm.as_ref());
@@ -201,12 +213,11 @@ fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
     // What a client names may be any text, of any length.
     let model: String = named.chars().filter(|c| !c.is_control()).take(MAX_MODEL).collect();
     let count = |tokens: Option<u64>| i64::try_from(tokens.unwrap_or(0)).unwrap_or(i64::MAX);
-    let total_microseconds = tally.started.elapsed().as_micros() as i64;
     Run {
         id: Cow::Borrowed(&tally.request_id),
         tenant: Cow::Borrowed(&key.tenant_name),
         // When it began: what was asked before its subject was erased is to be forgotten, whenever it was answered.
-        at: now_microseconds() - total_microseconds,
+        at: tally.at,
         key: Cow::Borrowed(&key.id_name),
         route: tally.route.as_ref().map_or(Cow::Borrowed(""), |route| Cow::Borrowed(route.name.as_str())),
         provider: target.map_or(Cow::Borrowed(""), |target| Cow::Borrowed(target.provider.name.as_str())),
@@ -222,7 +233,28 @@ fn run<'t>(tally: &'t Tally, key: &'t KeyEntry) -> Run<'t> {
         error: Cow::Borrowed(tally.error.map_or("", |code| code.row().name)),
         input_tokens: count(tally.usage.input),
         output_tokens: count(tally.usage.output),
-        own_microseconds: tally.own().as_micros() as i64,
-        total_microseconds,
+        own_microseconds: own.as_micros() as i64,
+        total_microseconds: took.as_micros() as i64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_places() {
+        for (micros, text) in [
+            (0, "0.000"),
+            (7, "0.007"),
+            (120, "0.120"),
+            (1_000, "1.000"),
+            (12_034, "12.034"),
+            (3_600_000_001, "3600000.001"),
+        ] {
+            let mut out = String::from("dur=");
+            push_milliseconds(Duration::from_micros(micros), &mut out);
+            assert_eq!(out, format!("dur={text}"));
+        }
     }
 }

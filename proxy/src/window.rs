@@ -83,7 +83,7 @@ const FRAME_TOKENS: usize = 8;
 
 /// Decides what of the conversation leaves. Nothing does not fit for want of trying: recall gives way first, then the
 /// history; the last exchange, the system text and the tools always stay.
-pub fn fit(mut plan: Plan, live: &Live) -> Plan {
+pub fn fit(mut plan: Box<Plan>, live: &Live) -> Box<Plan> {
     let Some(window) = plan.route.route.window_tokens else { return plan };
     let Body::Json(envelope) = &plan.body else { return plan };
     let text = envelope.text();

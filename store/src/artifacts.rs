@@ -95,6 +95,8 @@ pub(crate) struct Wrote<'w> {
     pub author: &'w str,
     /// Microseconds since the Unix epoch.
     pub at: i64,
+    /// Whether what it names has to be there already.
+    pub names_what_is: bool,
 }
 
 pub(crate) struct Found {
@@ -116,6 +118,17 @@ impl Tenancy {
         limit: i64,
     ) -> Result<Vec<Artifact>, StoreError> {
         let mut read = self.read().await?;
+        self.select_artifacts(&mut read, kind, archived_too, after, limit).await
+    }
+
+    pub(crate) async fn select_artifacts(
+        &self,
+        read: &mut Work,
+        kind: Option<Kind>,
+        archived_too: bool,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<Artifact>, StoreError> {
         let rows = sqlx::query(ARTIFACT)
             .bind(&self.id)
             .bind(kind.map_or("", Kind::name))
@@ -123,11 +136,11 @@ impl Tenancy {
             .bind(i64::from(archived_too))
             .bind(after)
             .bind(limit)
-            .fetch_all(&mut *read)
+            .fetch_all(&mut **read)
             .await?;
         let mut artifacts = Vec::new();
         for row in rows {
-            artifacts.push(self.artifact_of(&mut read, &row).await?);
+            artifacts.push(self.artifact_of(read, &row).await?);
         }
         Ok(artifacts)
     }
@@ -259,7 +272,7 @@ impl Tenancy {
 
     /// This operator's version, of now.
     pub(crate) fn wrote<'w>(&'w self, note: &'w str) -> Wrote<'w> {
-        Wrote { note, author: &self.actor, at: now() }
+        Wrote { note, author: &self.actor, at: now(), names_what_is: true }
     }
 
     pub(crate) async fn add_version(
@@ -329,7 +342,9 @@ impl Tenancy {
         // Whoever saw the artifact before has not seen this version.
         touch(write, &artifact).await?;
         self.record(write, &format!("{kind}.version"), alias, json!({ "version": number })).await?;
-        self.check_links(write, kind, alias, &content).await?;
+        if wrote.names_what_is {
+            self.check_links(write, kind, alias, &content).await?;
+        }
         // What follows the newest version follows this one.
         self.check_environments(write, kind).await?;
         Ok(number)

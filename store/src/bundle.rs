@@ -8,6 +8,7 @@ use crate::experiments::{Arm, NewExperiment};
 use crate::{Change, StoreError, Tenancy, new_id, now};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
+use std::collections::VecDeque;
 use utoipa::ToSchema;
 
 const FORMAT: &str = "sluice-bundle/2";
@@ -168,6 +169,14 @@ pub struct MigrationStatus {
     pub templates_failed: i64,
 }
 
+/// An artifact of an import that is here now.
+struct Came<'b> {
+    artifact: &'b BundledArtifact,
+    /// Its name here.
+    alias: String,
+    is_new: bool,
+}
+
 impl From<Converted> for BundledArtifact {
     fn from(found: Converted) -> BundledArtifact {
         let body = found.content.body().unwrap_or_default();
@@ -184,7 +193,7 @@ impl From<Converted> for BundledArtifact {
             alias: found.alias,
             title: found.title,
             tags: found.tags,
-            visibility: if found.public { "public" } else { "private" }.to_owned(),
+            visibility: "private".to_owned(),
             enabled: true,
             context_engineering_enabled: found.context,
             archived: false,
@@ -198,8 +207,8 @@ impl From<Converted> for BundledArtifact {
 impl Tenancy {
     /// Everything, or the artifacts of one kind.
     pub async fn export(&self, kind: Option<Kind>) -> Result<Bundle, StoreError> {
-        let artifacts = self.artifacts(kind, true, "", i64::MAX).await?;
         let mut read = self.read().await?;
+        let artifacts = self.select_artifacts(&mut read, kind, true, "", i64::MAX).await?;
         let mut bundled = Vec::new();
         for artifact in artifacts {
             let rows = sqlx::query("SELECT v.number AS number, v.body AS body, v.content_hash AS hash, v.note AS note, v.author AS author, v.created_at AS created_at, v.deprecated_at AS deprecated_at FROM artifact_version v JOIN artifact a ON a.id = v.artifact_id WHERE a.tenant_id = $1 AND a.kind = $2 AND a.alias = $3 ORDER BY v.number")
@@ -254,14 +263,16 @@ impl Tenancy {
                 };
                 // Versions are numbered from 1 on without a gap.
                 let versions = bundled.iter().find(of_it).map_or(&[][..], |artifact| &artifact.versions);
-                let hash =
-                    |number: i64| versions.get(usize::try_from(number - 1).ok()?).map(|found| found.hash.clone());
                 let arm = |arm: Arm| {
-                    let hash = hash(arm.version).unwrap_or_default();
-                    BundledArm { name: arm.name, hash, weight: arm.weight, start: arm.start }
+                    let place = usize::try_from(arm.version - 1).unwrap_or(usize::MAX);
+                    let version = versions.get(place).ok_or_else(|| StoreError::NotFound {
+                        kind: "version",
+                        name: format!("{}@{}", experiment.prompt, arm.version),
+                    })?;
+                    Ok(BundledArm { name: arm.name, hash: version.hash.clone(), weight: arm.weight, start: arm.start })
                 };
                 experiments.push(BundledExperiment {
-                    arms: experiment.arms.into_iter().map(arm).collect(),
+                    arms: experiment.arms.into_iter().map(arm).collect::<Result<_, StoreError>>()?,
                     name: experiment.name,
                     prompt: experiment.prompt,
                     environment: experiment.environment,
@@ -300,6 +311,12 @@ impl Tenancy {
         }
         for one in &found {
             report.warnings.extend(one.warnings.iter().map(|warning| format!("`{}`: {warning}", one.alias)));
+            if one.public {
+                report.warnings.push(format!(
+                    "`{0}` was public; here operators of other tenants may read it after `sluice prompt change {0} --visibility public`",
+                    one.alias
+                ));
+            }
         }
         // What is included by another and is one text becomes a partial.
         let partials = needed(&found)?;
@@ -368,8 +385,11 @@ impl Tenancy {
         report: &mut ImportReport,
     ) -> Result<(), StoreError> {
         let mut write = self.write().await?;
-        let (mut new, mut deploy) = (Vec::new(), Vec::new());
-        for artifact in artifacts {
+        let (mut came, mut deploy) = (Vec::new(), Vec::new());
+        let mut queue: VecDeque<&BundledArtifact> = artifacts.iter().collect();
+        // How many may still be put off until others came: what they name may be among those.
+        let mut patience = queue.len();
+        while let Some(artifact) = queue.pop_front() {
             // A failure must not leave half an artifact: what was written for it is taken back.
             sqlx::query("SAVEPOINT artifact").execute(&mut *write).await?;
             let so_far = report.clone();
@@ -377,10 +397,7 @@ impl Tenancy {
                 Ok(contents) => self.bring_in_one(&mut write, artifact, &contents, import.on_conflict, report).await,
                 Err(error) => Err(error),
             };
-            let came = report.created.len() + report.renamed.len() > so_far.created.len() + so_far.renamed.len();
-            if let (true, Ok(Some(alias))) = (came, &outcome) {
-                new.push((artifact, alias.clone()));
-            }
+            let is_new = report.created.len() + report.renamed.len() > so_far.created.len() + so_far.renamed.len();
             let end = match &outcome {
                 Ok(_) => "RELEASE SAVEPOINT artifact",
                 Err(_) => {
@@ -390,11 +407,20 @@ impl Tenancy {
             };
             sqlx::query(end).execute(&mut *write).await?;
             match outcome {
-                Ok(Some(alias)) if artifact.kind.is_template() || artifact.kind == Kind::Tool => {
-                    deploy.push((artifact, alias))
+                Ok(alias) => {
+                    patience = queue.len();
+                    let Some(alias) = alias else { continue };
+                    let is_usable = artifact.enabled && !artifact.archived;
+                    if is_usable && (artifact.kind.is_template() || artifact.kind == Kind::Tool) {
+                        deploy.push((artifact, alias.clone()));
+                    }
+                    came.push(Came { artifact, alias, is_new });
                 }
-                Ok(_) => {}
-                Err(error @ StoreError::Database(_)) => return Err(error),
+                Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
+                Err(StoreError::Invalid(_)) if patience > 0 && !queue.is_empty() => {
+                    patience -= 1;
+                    queue.push_back(artifact);
+                }
                 // They name what they are about.
                 Err(error @ (StoreError::Exists { .. } | StoreError::Limit(_))) if !import.keep_going => {
                     return Err(error);
@@ -407,13 +433,19 @@ impl Tenancy {
                 }
             }
         }
-        self.put_away(&mut write, &new).await?;
+        self.put_away(&mut write, &came, report).await?;
         self.choose_default(&mut write).await?;
         for experiment in experiments {
-            let outcome = self.bring_in_experiment(&mut write, experiment, &new, import.on_conflict, report).await;
+            sqlx::query("SAVEPOINT experiment").execute(&mut *write).await?;
+            let outcome = self.bring_in_experiment(&mut write, experiment, &came, import.on_conflict, report).await;
+            let end = match &outcome {
+                Ok(()) => "RELEASE SAVEPOINT experiment",
+                Err(_) => "ROLLBACK TO SAVEPOINT experiment",
+            };
+            sqlx::query(end).execute(&mut *write).await?;
             match outcome {
                 Ok(()) => {}
-                Err(error @ StoreError::Database(_)) => return Err(error),
+                Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
                 Err(error) if import.keep_going => {
                     report.failed.push(FailedImport { name: experiment.name.clone(), reason: error.to_string() });
                 }
@@ -452,7 +484,7 @@ impl Tenancy {
                 sqlx::query(end).execute(&mut *write).await?;
                 match outcome {
                     Ok(()) => {}
-                    Err(error @ StoreError::Database(_)) => return Err(error),
+                    Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
                     Err(error) if import.keep_going => {
                         let reason = format!("it is not deployed: {error}");
                         report.failed.push(FailedImport { name: alias.clone(), reason });
@@ -477,7 +509,10 @@ impl Tenancy {
         let mut alias = name.clone();
         if self.find(write, kind, &alias).await?.is_some() {
             if self.holds_all(write, kind, &alias, artifact).await? {
-                report.unchanged.push(name);
+                match self.bring_in_draft(write, artifact, &alias, report).await? {
+                    true => report.updated.push(name),
+                    false => report.unchanged.push(name),
+                }
                 return Ok(Some(alias));
             }
             match on_conflict {
@@ -509,10 +544,12 @@ impl Tenancy {
             if !is_new && !is_newest && self.number_of(write, kind, &alias, &version.hash).await?.is_some() {
                 continue;
             }
-            // Who wrote it, as far as that is known.
+            // Who wrote it, as far as that is known. What is not used any more may name what is gone.
+            let names_what_is = is_newest && artifact.enabled && !artifact.archived;
+            let known = Wrote { names_what_is, ..self.wrote(&version.note) };
             let wrote = match version.author.as_str() {
-                "" => self.wrote(&version.note),
-                author => Wrote { note: &version.note, author, at: version.created_at.min(now()) },
+                "" => known,
+                author => Wrote { author, at: version.created_at.min(now()), ..known },
             };
             let number = self.add_version(write, kind, &alias, content, wrote, None).await?;
             if version.deprecated {
@@ -537,21 +574,8 @@ impl Tenancy {
                 self.insert(write, kind, &alias).await?;
             }
             self.apply(write, kind, &alias, &change).await?;
-            if let Some(draft) = &artifact.draft {
-                let body = Content::read(kind, &draft.body)?.body()?;
-                let id = self.existing(write, kind, &alias).await?.id;
-                sqlx::query(
-                    "INSERT INTO draft (artifact_id, tenant_id, body, author, updated_at) VALUES ($1, $2, $3, $4, $5)",
-                )
-                .bind(id)
-                .bind(&self.id)
-                .bind(body)
-                .bind(&draft.author)
-                .bind(draft.updated_at)
-                .execute(&mut **write)
-                .await?;
-            }
         }
+        self.bring_in_draft(write, artifact, &alias, report).await?;
         match (is_new, alias == name) {
             (true, true) => report.created.push(name),
             (true, false) => report.renamed.push(Renamed { from: name, to: alias.clone() }),
@@ -560,25 +584,58 @@ impl Tenancy {
         Ok(Some(alias))
     }
 
-    /// What came disabled or archived becomes so, after everything that names it came.
-    async fn put_away(&self, write: &mut Work, new: &[(&BundledArtifact, String)]) -> Result<(), StoreError> {
+    /// Brings a draft in where there is none; says whether it did.
+    async fn bring_in_draft(
+        &self,
+        write: &mut Work,
+        artifact: &BundledArtifact,
+        alias: &str,
+        report: &mut ImportReport,
+    ) -> Result<bool, StoreError> {
+        let Some(draft) = &artifact.draft else { return Ok(false) };
+        let kind = artifact.kind;
+        let body = Content::read(kind, &draft.body)?.body()?;
+        let id = self.existing(write, kind, alias).await?.id;
+        let here: Option<String> = sqlx::query_scalar("SELECT body FROM draft WHERE artifact_id = $1")
+            .bind(&id)
+            .fetch_optional(&mut **write)
+            .await?;
+        if let Some(here) = here {
+            if here != body {
+                report.warnings.push(format!("{kind} `{alias}` has another draft here, which stays"));
+            }
+            return Ok(false);
+        }
+        sqlx::query("INSERT INTO draft (artifact_id, tenant_id, body, author, updated_at) VALUES ($1, $2, $3, $4, $5)")
+            .bind(id)
+            .bind(&self.id)
+            .bind(body)
+            .bind(&draft.author)
+            .bind(draft.updated_at)
+            .execute(&mut **write)
+            .await?;
+        Ok(true)
+    }
+
+    /// What came disabled or archived becomes so, after everything that names it came; but for what is used here.
+    async fn put_away(&self, write: &mut Work, came: &[Came<'_>], report: &mut ImportReport) -> Result<(), StoreError> {
+        const PUT: &str = "UPDATE artifact SET enabled = $2, archived_at = $3 WHERE id = $1";
         let mut put_away = Vec::new();
-        for (artifact, alias) in new.iter().filter(|(artifact, _)| !artifact.enabled || artifact.archived) {
+        for Came { artifact, alias, .. } in
+            came.iter().filter(|came| came.is_new && (!came.artifact.enabled || came.artifact.archived))
+        {
             let id = self.existing(write, artifact.kind, alias).await?.id;
             // If it was the first prompt, another is to be the default.
             let no_default = "UPDATE tenant SET default_artifact_id = NULL WHERE default_artifact_id = $1";
             sqlx::query(no_default).bind(&id).execute(&mut **write).await?;
-            sqlx::query("UPDATE artifact SET enabled = $2, archived_at = $3 WHERE id = $1")
-                .bind(&id)
-                .bind(i64::from(artifact.enabled))
-                .bind(artifact.archived.then(now))
-                .execute(&mut **write)
-                .await?;
+            let archived = artifact.archived.then(now);
+            sqlx::query(PUT).bind(&id).bind(i64::from(artifact.enabled)).bind(archived).execute(&mut **write).await?;
             put_away.push((artifact.kind, alias, id));
         }
         for (kind, alias, id) in put_away {
             if let Some(by) = self.used_by(write, kind, alias, &id).await?.into_iter().next() {
-                return Err(StoreError::InUse { kind: kind.name(), name: alias.clone(), by });
+                sqlx::query(PUT).bind(&id).bind(1_i64).bind(None::<i64>).execute(&mut **write).await?;
+                report.warnings.push(format!("{kind} `{alias}` is put away where it comes from, but used here: {by}"));
             }
         }
         Ok(())
@@ -589,14 +646,19 @@ impl Tenancy {
         &self,
         write: &mut Work,
         experiment: &BundledExperiment,
-        new: &[(&BundledArtifact, String)],
+        came: &[Came<'_>],
         on_conflict: OnConflict,
         report: &mut ImportReport,
     ) -> Result<(), StoreError> {
         let name = &experiment.name;
         let of_it = |artifact: &BundledArtifact| (artifact.kind, &artifact.alias) == (Kind::Prompt, &experiment.prompt);
-        let renamed = new.iter().find(|(artifact, _)| of_it(artifact)).map(|(_, alias)| alias);
-        let prompt = renamed.unwrap_or(&experiment.prompt);
+        let Some(Came { alias: prompt, .. }) = came.iter().find(|came| of_it(came.artifact)) else {
+            report.warnings.push(format!(
+                "the experiment `{name}` is left out, as its prompt `{}` did not come in",
+                experiment.prompt
+            ));
+            return Ok(());
+        };
         let mut arms = Vec::new();
         for arm in &experiment.arms {
             let version = self.number_of(write, Kind::Prompt, prompt, &arm.hash).await?;
@@ -606,9 +668,17 @@ impl Tenancy {
             arms.push(Arm { name: arm.name.clone(), version, weight: arm.weight, start: arm.start });
         }
         if let Some(found) = self.select_experiments(write, name).await?.into_iter().next() {
-            if (&found.prompt, &found.seed, &found.unit, &found.arms)
-                == (prompt, &experiment.seed, &experiment.unit, &arms)
-            {
+            let mut is_same = (&found.prompt, &found.seed, &found.unit) == (prompt, &experiment.seed, &experiment.unit);
+            for arm in &experiment.arms {
+                // It may have got more arms here, and other weights.
+                let here = found.arms.iter().find(|here| here.name == arm.name && here.start == arm.start);
+                let hash = match here {
+                    Some(here) => self.hash_of(write, &found.prompt, here.version).await?,
+                    None => String::new(),
+                };
+                is_same &= hash == arm.hash;
+            }
+            if is_same {
                 return Ok(());
             }
             return match on_conflict {
@@ -663,6 +733,17 @@ impl Tenancy {
             .bind(hex::decode(hash).unwrap_or_default())
             .fetch_optional(&mut **write)
             .await?)
+    }
+
+    /// The hash of a prompt's version.
+    async fn hash_of(&self, write: &mut Work, prompt: &str, number: i64) -> Result<String, StoreError> {
+        let hash: Vec<u8> = sqlx::query_scalar("SELECT v.content_hash FROM artifact_version v JOIN artifact a ON a.id = v.artifact_id WHERE a.tenant_id = $1 AND a.kind = 'prompt' AND a.alias = $2 AND v.number = $3")
+            .bind(&self.id)
+            .bind(prompt)
+            .bind(number)
+            .fetch_one(&mut **write)
+            .await?;
+        Ok(hex::encode(hash))
     }
 
     async fn begin_migration(&self, migration_type: &str) -> Result<Vec<u8>, StoreError> {

@@ -348,6 +348,11 @@ impl PromptContent {
         Ok((template, rules))
     }
 
+    /// Whether a variable has that setting as its default.
+    pub(crate) fn follows(&self, setting: &str) -> bool {
+        self.variables.iter().flatten().any(|(_, variable)| variable.setting.as_deref() == Some(setting))
+    }
+
     /// The declared variables; what settings say stands in them as defaults.
     pub(crate) fn declared(&self, parts: &Parts) -> Option<BTreeMap<String, Variable>> {
         let mut declared = self.variables.clone()?;

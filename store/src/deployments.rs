@@ -249,29 +249,31 @@ impl Tenancy {
     /// Makes sure that everything in force can still be rendered after a change of an artifact of that kind.
     pub(crate) async fn check_environments(&self, write: &mut Work, kind: Kind) -> Result<(), StoreError> {
         match kind {
-            Kind::Partial | Kind::Tool => self.check_all_environments(write, None).await,
+            Kind::Partial | Kind::Tool => self.check_what_is_served(write, None).await,
             _ => Ok(()),
         }
     }
 
-    /// The same after a change of what prompts may name, as a `setting`: who changes that changes what is served.
-    pub(crate) async fn check_all_environments(
-        &self,
-        write: &mut Work,
-        setting: Option<&str>,
-    ) -> Result<(), StoreError> {
+    /// The same after a change of a public setting, for what follows that. Who changes it changes what is served.
+    pub(crate) async fn check_followers(&self, write: &mut Work, setting: &str) -> Result<(), StoreError> {
+        self.check_what_is_served(write, Some(setting)).await
+    }
+
+    async fn check_what_is_served(&self, write: &mut Work, setting: Option<&str>) -> Result<(), StoreError> {
         let shelf = Shelf::of(write, &self.id).await?;
-        for found in self.in_force(write, &shelf, None).await? {
+        let names_it = |content: &PromptContent| setting.is_none_or(|name| content.follows(name));
+        for found in self.select_in_force(write, &shelf, None, names_it).await? {
+            let found = found?;
             found.content.compile(&found.parts).map_err(|error| {
                 StoreError::Invalid(format!("`{}` in `{}` would break: {error}", found.alias, found.environment))
             })?;
             self.must_not_float(write, &found.alias, &found.environment, &found.parts).await?;
-            if setting.is_some_and(|name| found.parts.settings.contains_key(name)) {
+            if setting.is_some() {
                 self.must_be_allowed(write, &found.environment).await?;
             }
         }
         for ((prompt, environment), (experiment, arms)) in self.running(write).await? {
-            for (arm, content) in arms {
+            for (arm, content) in arms.into_iter().filter(|(_, content)| names_it(content)) {
                 let parts = shelf.resolve(&environment, &content);
                 let works = parts.and_then(|parts| content.compile(&parts).map(|_| parts));
                 let parts = works.map_err(|error| {
@@ -279,7 +281,7 @@ impl Tenancy {
                     StoreError::Invalid(format!("`{prompt}` in `{environment}` would break in {place}: {error}"))
                 })?;
                 self.must_not_float(write, &prompt, &environment, &parts).await?;
-                if setting.is_some_and(|name| parts.settings.contains_key(name)) {
+                if setting.is_some() {
                     self.must_be_allowed(write, &environment).await?;
                 }
             }
@@ -294,7 +296,7 @@ impl Tenancy {
         shelf: &Shelf,
         only: Option<(&str, &str)>,
     ) -> Result<Vec<InForce>, StoreError> {
-        self.select_in_force(work, shelf, only).await?.into_iter().collect()
+        self.select_in_force(work, shelf, only, |_| true).await?.into_iter().collect()
     }
 
     /// Everything in force that can be rendered. Changes that would break something are refused, so nothing should be
@@ -304,7 +306,7 @@ impl Tenancy {
         work: &mut Work,
         shelf: &Shelf,
     ) -> Result<Vec<InForce>, StoreError> {
-        let found = self.select_in_force(work, shelf, None).await?;
+        let found = self.select_in_force(work, shelf, None, |_| true).await?;
         let sound = found
             .into_iter()
             .filter_map(|found| found.inspect_err(|error| tracing::error!(%error, "a prompt is not published")).ok());
@@ -316,18 +318,22 @@ impl Tenancy {
         work: &mut Work,
         shelf: &Shelf,
         only: Option<(&str, &str)>,
+        wanted: impl Fn(&PromptContent) -> bool,
     ) -> Result<Vec<Result<InForce, StoreError>>, StoreError> {
         let (alias, environment) = only.unwrap_or_default();
         let rows: Vec<(String, String, i64, String, i64)> =
             sqlx::query_as(IN_FORCE).bind(&self.id).bind(alias).bind(environment).fetch_all(&mut **work).await?;
         let found = |(alias, environment, version, body, context): (String, String, i64, String, i64)| {
             let content = stored_template(&body)?;
+            if !wanted(&content) {
+                return Ok(None);
+            }
             let parts = shelf.resolve(&environment, &content).map_err(|error| {
                 StoreError::Invalid(format!("`{alias}` cannot be in force in `{environment}`: {error}"))
             })?;
-            Ok(InForce { alias, environment, version, context: context == 1, content, parts })
+            Ok(Some(InForce { alias, environment, version, context: context == 1, content, parts }))
         };
-        Ok(rows.into_iter().map(found).collect())
+        Ok(rows.into_iter().filter_map(|row| found(row).transpose()).collect())
     }
 
     /// Whether what is served in `environment` may be changed by who does this.

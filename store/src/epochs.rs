@@ -127,7 +127,7 @@ impl Tenancy {
                 if epoch > Manifest::verify(&newest, &trusted)?.epoch {
                     return Err(gone(epoch));
                 }
-                // An epoch that changed documents alone has the prompts of the one before it.
+                // An epoch that changed documents or keys alone has the prompts of the one before it.
                 let at_most = epoch_path(epoch);
                 let path = kept(location).await?.into_iter().find(|path| *path <= at_most);
                 let bytes = location.get(&path.ok_or_else(|| gone(epoch))?).await?.bytes().await?;

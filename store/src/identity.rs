@@ -20,6 +20,8 @@ pub enum IdentityError {
     Exposed(PathBuf),
     #[error("{0} is missing; copy it from the store's data folder, as it keys the hashes of API keys")]
     NoPepper(PathBuf),
+    #[error("`{0}` holds one key: put the new key before the old one there, separated by a comma, then rotate")]
+    NoNewKey(&'static str),
     #[error("no randomness from the operating system: {0}")]
     Random(getrandom::Error),
 }
@@ -129,9 +131,7 @@ impl StoreKeys {
             if keys.keys.len() > 1 {
                 return Ok(keys);
             }
-            let source =
-                io::Error::other("put the new key before the old one there, separated by a comma, then rotate");
-            return Err(IdentityError::Io { path: name.into(), source });
+            return Err(IdentityError::NoNewKey(name));
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(IdentityError::Random)?;

@@ -111,19 +111,12 @@ pub(crate) struct KeptAnswer {
     pub body: String,
 }
 
-impl KeptAnswer {
-    /// Of an answer that holds a secret it is kept that it was given.
-    pub(crate) fn secret() -> KeptAnswer {
-        KeptAnswer { status: NOT_KEPT, etag: String::new(), body: String::new() }
-    }
-}
-
 /// What stands for the status of a call that has no answer yet: it runs; or it has made its change, in that change's own
 /// transaction, so that it is never made twice, whenever the process ends. Till then the attempt stands in the place of its `etag`.
 const RUNNING: i64 = 0;
 const MADE: i64 = 1;
-/// What stands there where the answer held a secret.
-const NOT_KEPT: u16 = 2;
+/// What stands there where the answer is not kept, as one that held a secret.
+const NOT_KEPT: i64 = 2;
 /// A call that was not made within so long may be begun again: its process may have died. If it lives after all, the
 /// first of the two to make its change is the only one.
 const CALL_MICROSECONDS: i64 = 20_000_000;
@@ -139,13 +132,15 @@ impl Call {
 
     /// Notes it as made, in the transaction of its change, which fails where another attempt took its place.
     pub(crate) async fn is_made(&self, write: &mut Work) -> Result<(), StoreError> {
-        let noted = sqlx::query("UPDATE idempotency SET status = $4 WHERE operator = $1 AND name = $2 AND etag = $3")
-            .bind(&self.operator)
-            .bind(&self.name)
-            .bind(&self.attempt)
-            .bind(MADE)
-            .execute(&mut **write)
-            .await?;
+        let noted =
+            sqlx::query("UPDATE idempotency SET status = $4, at = $5 WHERE operator = $1 AND name = $2 AND etag = $3")
+                .bind(&self.operator)
+                .bind(&self.name)
+                .bind(&self.attempt)
+                .bind(MADE)
+                .bind(now())
+                .execute(&mut **write)
+                .await?;
         match noted.rows_affected() {
             0 => Err(StoreError::Made),
             _ => Ok(()),
@@ -194,9 +189,11 @@ impl Store {
         let mut write = self.database.write(Whose::All).await?;
         // Answers are kept for a day.
         sqlx::query("DELETE FROM idempotency WHERE at < $1").bind(now() - 86_400_000_000).execute(&mut *write).await?;
-        sqlx::query("DELETE FROM idempotency WHERE status = $2 AND at < $1")
+        sqlx::query("DELETE FROM idempotency WHERE status = $2 AND at < $1 AND operator = $3 AND name = $4")
             .bind(now() - CALL_MICROSECONDS)
             .bind(RUNNING)
+            .bind(&call.operator)
+            .bind(&call.name)
             .execute(&mut *write)
             .await?;
         let known: Option<(Vec<u8>, i64, String, String, i64)> = sqlx::query_as(
@@ -210,7 +207,7 @@ impl Store {
             Some((hash, ..)) if hash != request => Err(StoreError::Limit(
                 "the idempotency key was used for another request; take a new one for each".to_owned(),
             )),
-            Some((_, status, ..)) if status == i64::from(NOT_KEPT) => Err(StoreError::Made),
+            Some((_, NOT_KEPT, ..)) => Err(StoreError::Made),
             // The process ended before it answered.
             Some((_, MADE, .., at)) if at < now() - CALL_MICROSECONDS => Err(StoreError::Made),
             Some((_, RUNNING | MADE, ..)) => {
@@ -250,15 +247,29 @@ impl Store {
         Ok(write.commit().await?)
     }
 
-    /// Forgets a call that failed: it may be made again.
+    /// Forgets a call that made no change, as one that failed: it may be made again. Of one that did nothing more is kept
+    /// than that it was made.
     pub(crate) async fn forget_call(&self, call: &Call) -> Result<(), StoreError> {
         let mut write = self.database.write(Whose::All).await?;
-        sqlx::query("DELETE FROM idempotency WHERE operator = $1 AND name = $2 AND etag = $3")
-            .bind(&call.operator)
-            .bind(&call.name)
-            .bind(&call.attempt)
-            .execute(&mut *write)
-            .await?;
+        for (status, sql) in [
+            (
+                MADE,
+                "UPDATE idempotency SET status = $5 WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4",
+            ),
+            (
+                RUNNING,
+                "DELETE FROM idempotency WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4 AND $5 > 0",
+            ),
+        ] {
+            sqlx::query(sql)
+                .bind(&call.operator)
+                .bind(&call.name)
+                .bind(&call.attempt)
+                .bind(status)
+                .bind(NOT_KEPT)
+                .execute(&mut *write)
+                .await?;
+        }
         Ok(write.commit().await?)
     }
 }

@@ -493,6 +493,7 @@ impl Store {
 
 /// A hash over what going back to an epoch brings back: prompts and experiments, without keys and credentials.
 fn prompts_alone(mut registry: Registry) -> Result<String, PublishError> {
+    registry.tenants.retain(|tenant| !tenant.prompts.is_empty());
     for tenant in &mut registry.tenants {
         (tenant.keys, tenant.secrets, tenant.contents) = Default::default();
     }

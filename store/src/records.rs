@@ -293,7 +293,11 @@ fn cost(prices: &Value, run: &Run<'_>) -> Option<f64> {
 }
 
 /// The subjects that were erased, and when. What was on its way then comes without them.
-pub(crate) struct Erased(HashMap<(Vec<u8>, Vec<u8>), i64>);
+pub(crate) struct Erased {
+    subjects: HashMap<(Vec<u8>, Vec<u8>), i64>,
+    /// By tenant.
+    newest: HashMap<Vec<u8>, i64>,
+}
 
 /// By how much an edge's clock may be ahead: what happened before an erasure must not outlive it, in microseconds.
 const CLOCKS: i64 = 300_000_000;
@@ -302,18 +306,24 @@ impl Erased {
     async fn read(write: &mut Write) -> Result<Erased, StoreError> {
         let rows: Vec<(Vec<u8>, Vec<u8>, i64)> =
             sqlx::query_as("SELECT tenant_id, unit, at FROM erasure").fetch_all(&mut **write).await?;
-        Ok(Erased(rows.into_iter().map(|(tenant, unit, at)| ((tenant, unit), at)).collect()))
+        let mut newest: HashMap<Vec<u8>, i64> = HashMap::new();
+        for (tenant, _, at) in &rows {
+            let known = newest.entry(tenant.clone()).or_default();
+            *known = at.max(known).to_owned();
+        }
+        let subjects = rows.into_iter().map(|(tenant, unit, at)| ((tenant, unit), at)).collect();
+        Ok(Erased { subjects, newest })
     }
 
     /// Whether what is of that subject, and of that time, is to be forgotten.
     pub(crate) fn holds(&self, tenant: &[u8], subject: &[u8], at: i64) -> bool {
         let is_before = |erased: &i64| *erased >= at - CLOCKS;
-        !self.0.is_empty() && self.0.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(is_before)
+        !self.subjects.is_empty() && self.subjects.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(is_before)
     }
 
-    /// Whether anybody of the tenant was erased after that time.
-    fn any_since(&self, tenant: &[u8], at: i64) -> bool {
-        self.0.iter().any(|((of, _), erased)| of == tenant && *erased >= at - CLOCKS)
+    /// Until when what was said may be of somebody of the tenant who was erased.
+    fn until(&self, tenant: &[u8]) -> i64 {
+        self.newest.get(tenant).map_or(0, |erased| erased + CLOCKS)
     }
 }
 
@@ -380,10 +390,11 @@ async fn insert_runs(
         query.execute(&mut **write).await?;
         // What was said of them may have come by another edge, earlier.
         for (tenant, id, session) in forgotten {
-            sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND ((unit_kind = 'run' AND unit = $2) OR (unit_kind = 'session' AND unit = $3))")
+            sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND ((unit_kind = 'run' AND unit = $2) OR (unit_kind = 'session' AND unit = $3 AND at <= $4))")
                 .bind(tenant.clone())
                 .bind(id.clone())
                 .bind(session.unwrap_or_default())
+                .bind(erased.until(tenant))
                 .execute(&mut **write)
                 .await?;
         }
@@ -401,8 +412,9 @@ async fn insert_feedback(
     let (Some(tenant), Some(unit)) = (tenant, bytes(&said.unit)) else { return Ok(false) };
     let is_forgotten = match &*said.unit_kind {
         "subject" => erased.holds(&tenant, &unit, said.at),
-        // A forgotten run does not know any more whose it was: what was said before the newest erasure may be of it.
-        "run" | "session" if !erased.any_since(&tenant, said.at) => false,
+        // A session may go on with somebody else. A forgotten run does not know any more whose it was, so what was said
+        // of its session before the newest erasure is not kept.
+        "session" if said.at > erased.until(&tenant) => false,
         kind @ ("run" | "session") => {
             let find = match kind {
                 "run" => "SELECT 1 FROM run WHERE tenant_id = $1 AND id = $2 AND forgotten = 1 LIMIT 1",

@@ -71,7 +71,11 @@ impl Shelf {
                 .bind(tenant)
                 .fetch_all(&mut **work)
                 .await?;
-        let read = |(name, value): (String, String)| Some((name, serde_json::from_str(&value).ok()?));
+        // As a default `null` would be none.
+        let read = |(name, value): (String, String)| {
+            let value = serde_json::from_str(&value).ok().filter(|value: &Value| !value.is_null())?;
+            Some((name, value))
+        };
         Ok(Shelf { known, settings: rows.into_iter().filter_map(read).collect() })
     }
 
@@ -92,7 +96,7 @@ impl Shelf {
         for name in content.variables.iter().flatten().filter_map(|(_, variable)| variable.setting.as_ref()) {
             let value = self.settings.get(name).ok_or_else(|| {
                 StoreError::Invalid(format!(
-                    "a variable names the setting `{name}`, which does not exist or is not public"
+                    "a variable names the setting `{name}`, which does not exist, is not public or has no value"
                 ))
             })?;
             found.settings.insert(name.clone(), value.clone());

@@ -71,9 +71,12 @@ impl Tenancy {
         Ok(rows.into_iter().map(setting).collect())
     }
 
-    async fn setting_revision(&self, work: &mut Work, name: &str) -> Result<Option<i64>, StoreError> {
-        let find = "SELECT revision FROM setting WHERE tenant_id = $1 AND name = $2";
-        Ok(sqlx::query_scalar(find).bind(&self.id).bind(name).fetch_optional(&mut **work).await?)
+    /// The revision of a setting, and whether it is public.
+    async fn setting_state(&self, work: &mut Work, name: &str) -> Result<Option<(i64, bool)>, StoreError> {
+        let find = "SELECT revision, public FROM setting WHERE tenant_id = $1 AND name = $2";
+        let found: Option<(i64, i64)> =
+            sqlx::query_as(find).bind(&self.id).bind(name).fetch_optional(&mut **work).await?;
+        Ok(found.map(|(revision, public)| (revision, public == 1)))
     }
 
     /// Writes a setting. `expected` is the revision that the operator saw; 0 for none.
@@ -104,8 +107,7 @@ impl Tenancy {
             )));
         }
         let mut write = self.write().await?;
-        let found = self.setting_revision(&mut write, name).await?;
-        let found = found.unwrap_or(0);
+        let (found, was_public) = self.setting_state(&mut write, name).await?.unwrap_or_default();
         if expected.is_some_and(|expected| expected != found) {
             return Err(StoreError::Conflict { name: name.to_owned(), found });
         }
@@ -122,18 +124,20 @@ impl Tenancy {
         if keeps_contents {
             self.prepare_contents(&mut write).await?;
         }
-        // Also one that was public: what follows it would be left without.
-        self.check_all_environments(&mut write, Some(name)).await?;
+        let is_followed = public || was_public;
+        if is_followed {
+            self.check_followers(&mut write, name).await?;
+        }
         // What a setting says may be anybody's business, but what is kept and how long is an auditor's.
         let told = if keeps_contents || keeps_days { value.clone() } else { json!(null) };
-        self.note(&mut write, "setting.changed", name, told, keeps_contents || public).await?;
+        self.note(&mut write, "setting.changed", name, told, keeps_contents || is_followed).await?;
         write.commit().await?;
         Ok(found + 1)
     }
 
     pub async fn delete_setting(&self, name: &str, expected: Option<i64>) -> Result<(), StoreError> {
         let mut write = self.write().await?;
-        let found = self.setting_revision(&mut write, name).await?;
+        let (found, was_public) = self.setting_state(&mut write, name).await?.unzip();
         if let (Some(expected), Some(found)) = (expected, found)
             && expected != found
         {
@@ -151,7 +155,9 @@ impl Tenancy {
         if kept_contents {
             self.drop_contents(&mut write).await?;
         }
-        self.check_all_environments(&mut write, Some(name)).await?;
+        if was_public == Some(true) {
+            self.check_followers(&mut write, name).await?;
+        }
         self.note(&mut write, "setting.deleted", name, json!(null), kept_contents).await?;
         Ok(write.commit().await?)
     }

@@ -80,6 +80,9 @@ impl Tenancy {
 
     /// What the versions of a prompt have brought, newest first.
     pub async fn statistics(&self, kind: Kind, alias: &str) -> Result<Vec<VersionStatistics>, StoreError> {
+        if !matches!(kind, Kind::Prompt | Kind::Persona) {
+            return Err(StoreError::Invalid(format!("of a {kind} nothing is counted; of prompts and personas it is")));
+        }
         // It may have been used and be gone; that it never was is an error.
         self.artifact(kind, alias).await?;
         type Row = (i64, i64, i64, i64, i64, f64, i64);

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How long a process may take until it serves.
 const START: Duration = Duration::from_secs(60);
+/// How long a process may take to end when it is asked to.
+const END: Duration = Duration::from_secs(10);
 
 /// Moves this process, with all threads it will have, to `core`.
 pub(super) fn pin_self(core: &str) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 use utoipa::{IntoParams, ToSchema};
@@ -241,27 +242,37 @@ struct NewSetting {
 }
 
 /// The tenant of a setting that is to be changed. Whether contents are kept is for who may read them, and how long it is
-/// known who changed what is not for who changes things.
-async fn changing(caller: &Caller, name: &str) -> Answer<Tenancy> {
+/// known who changed what is not for who changes things. What is public may be in force, in prompts that follow it.
+async fn changing(caller: &Caller, name: &str, public: bool) -> Answer<Tenancy> {
     if name == CONTENTS {
         caller.may(Scope::Contents)?;
     }
     if name == EVENT_RETENTION {
         caller.may(Scope::Admin)?;
     }
-    caller.tenancy(Scope::Write).await
+    let tenancy = caller.tenancy(Scope::Write).await?;
+    let was_public = match tenancy.setting(name).await {
+        Ok(setting) => setting.public,
+        Err(StoreError::NotFound { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if public || was_public {
+        caller.may(Scope::Deploy)?;
+    }
+    Ok(tenancy)
 }
 
+/// A public setting, which prompts may follow, takes the scope `deploy` too.
 #[utoipa::path(put, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), request_body = NewSetting, responses((status = 200, body = Setting)))]
 async fn put_setting(caller: Caller, At(name): At<String>, Sent(new): Sent<NewSetting>) -> Answer<impl IntoResponse> {
-    let tenancy = changing(&caller, &name).await?;
+    let tenancy = changing(&caller, &name, new.public).await?;
     let revision = tenancy.put_setting(&name, &new.value, &new.category, new.public, caller.expected()?).await?;
     Ok((etag(revision), Json(tenancy.setting(&name).await?)))
 }
 
 #[utoipa::path(delete, path = "/api/v1/settings/{name}", params(("name" = String, Path), ForTenant), responses((status = 200, body = Object)))]
 async fn remove_setting(caller: Caller, At(name): At<String>) -> Answer<Json<Value>> {
-    changing(&caller, &name).await?.delete_setting(&name, caller.expected()?).await?;
+    changing(&caller, &name, false).await?.delete_setting(&name, caller.expected()?).await?;
     Ok(done())
 }
 
@@ -314,19 +325,31 @@ async fn backup(caller: Caller) -> Answer<impl IntoResponse> {
     caller.may_all(Scope::Admin)?;
     let store = &caller.api.store;
     let failed = |source| Fault::from(StoreError::Open { folder: store.folder().to_owned(), source });
-    // Beside the database, where there is room for it; gone when the last byte is sent, or the caller is.
-    let folder = tempfile::tempdir_in(store.folder()).map_err(failed)?;
+    // Beside the database, where there is room for it.
+    let folder = tempfile::Builder::new().prefix(BACKUP).tempdir_in(store.folder()).map_err(failed)?;
     let file = folder.path().join("backup.db");
     store.backup(&file).await?;
     let file = tokio::fs::File::open(&file).await.map_err(failed)?;
-    let pieces = futures::stream::try_unfold((file, folder), |(mut file, folder)| async move {
+    // Its name goes before a byte is sent, and itself with the last, or with the process.
+    folder.close().map_err(failed)?;
+    let pieces = futures::stream::try_unfold(file, |mut file| async move {
         let mut piece = vec![0; BACKUP_PIECE];
         let read = file.read(&mut piece).await?;
         piece.truncate(read);
-        std::io::Result::Ok((read > 0).then_some((piece, (file, folder))))
+        std::io::Result::Ok((read > 0).then_some((piece, file)))
     });
     let headers = [(header::CONTENT_TYPE, "application/vnd.sqlite3"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, axum::body::Body::from_stream(pieces)))
+}
+
+/// What folders are called in which a backup is made. One that a killed process left is removed by [`forget_backups`].
+const BACKUP: &str = "backup-";
+
+pub fn forget_backups(folder: &Path) {
+    let left = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BACKUP)) {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
 }
 
 /// What is read of a backup at once.

@@ -9,7 +9,7 @@ mod knowledge;
 
 use crate::knowledge::holds_nul;
 use crate::operators::{KeptAnswer, Operator, Scope};
-use crate::{Call, Kind, Store, StoreError, Tenancy};
+use crate::{Call, IdentityError, Kind, Store, StoreError, Tenancy};
 use axum::body::{Body as AxumBody, Bytes};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
@@ -53,6 +53,7 @@ pub fn router(
     location: Arc<dyn ObjectStore>,
     asserts: &'static [&'static str],
 ) -> Router {
+    control::forget_backups(store.folder());
     let api = Api { store, tenant: tenant.into(), location, asserts };
     let (router, mut document) = OpenApiRouter::<Api>::new()
         .merge(artifacts::routes())
@@ -199,6 +200,7 @@ impl From<StoreError> for Fault {
             StoreError::Exists { kind, .. } => Fault::of(StatusCode::CONFLICT, kind, "exists", message),
             StoreError::InUse { kind, .. } => Fault::of(StatusCode::CONFLICT, kind, "in_use", message),
             StoreError::Conflict { .. } => Fault::of(StatusCode::CONFLICT, "revision", "conflict", message),
+            StoreError::Identity(IdentityError::NoNewKey(_)) => Fault::invalid(message),
             StoreError::Made => Fault::of(StatusCode::CONFLICT, "call", "made", message),
             StoreError::Limit(_) => Fault::of(StatusCode::UNPROCESSABLE_ENTITY, "limit", "exceeded", message),
             StoreError::Forbidden(_) => Fault::of(StatusCode::FORBIDDEN, "scope", "missing", message),
@@ -280,12 +282,9 @@ async fn once(
         let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap_or_default();
         let text = std::str::from_utf8(&body).unwrap_or_default();
         let noted = match parts.status.is_success() {
-            // What failed may be tried again.
+            // What failed may be tried again; secrets are not kept.
             false => api.store.forget_call(&call).await,
-            // Secrets are not kept; that they were made is.
-            true if parts.headers.contains_key(header::CACHE_CONTROL) => {
-                api.store.end_call(&call, KeptAnswer::secret()).await
-            }
+            true if parts.headers.contains_key(header::CACHE_CONTROL) => api.store.forget_call(&call).await,
             true => {
                 let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
                 let (status, etag) = (parts.status.as_u16(), etag.to_owned());
