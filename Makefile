@@ -4,7 +4,7 @@
 CARGO ?= cargo
 DATA ?= data
 
-.PHONY: run test lint build bench bench-fresh bench-prompts race bench-context bench-scrub soak fuzz tools
+.PHONY: run test lint build build-pgo bench bench-fresh bench-prompts bench-start race bench-context bench-scrub soak fuzz tools
 
 run: tools
 	$(CARGO) build --release --package sluice
@@ -24,6 +24,11 @@ lint: tools
 # The binary as it ships: one codegen unit and fat LTO, in target/dist.
 build: tools
 	$(CARGO) build --profile dist --package sluice
+
+# The same, optimised by what runs of it tell, as target/pgo/sluice: two builds and two runs, three quarters of an hour on two
+# cores.
+build-pgo: tools
+	bench/pgo
 
 bench: tools
 	$(CARGO) build --profile dist --package sluice --package sluice-bench
@@ -48,6 +53,11 @@ bench-scrub: tools
 bench-fresh: tools
 	$(CARGO) build --profile dist --package sluice
 	python3 bench/fresh.py --documents target/bench/debian-100000.jsonl
+
+# How soon an edge answers after its start, and what it holds.
+bench-start: tools
+	$(CARGO) build --profile dist --package sluice
+	python3 bench/start.py
 
 # What ten thousand prompts cost.
 bench-prompts: tools

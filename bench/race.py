@@ -10,7 +10,7 @@ table says why.
 
     python3 bench/race.py [--requests 2000] [--rate 50] [--only sluice,nginx]
 
-Needs target/dist/sluice and target/dist/floor (`make race` builds them).
+Needs target/dist/sluice (or what SLUICE_BIN names) and target/dist/floor (`make race` builds them).
 """
 
 import argparse
@@ -32,7 +32,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "target/bench/race"
-SLUICE = ROOT / "target/dist/sluice"
+# Another one by SLUICE_BIN.
+SLUICE = Path(os.environ.get("SLUICE_BIN", ROOT / "target/dist/sluice")).resolve()
 FLOOR = ROOT / "target/dist/floor"
 GATEWAY_CORE, LOAD_CORE = "0", "1"
 LITELLM = "litellm[proxy]==1.105.0"
@@ -338,7 +339,7 @@ def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     for binary in (SLUICE, FLOOR):
         if not binary.exists():
-            sys.exit(f"race: {binary.relative_to(ROOT)} is not there; run `make race`")
+            sys.exit(f"race: {binary} is not there; run `make race`")
     port = free_port()
     provider = f"http://127.0.0.1:{port}/v1"
     servers, entrants, left_out = [], [], []

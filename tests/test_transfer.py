@@ -134,6 +134,55 @@ def test_what_is_archived_drafted_and_compared_comes_along_with_who_wrote_it(sto
     assert len(bring(other, file, "--tenant", "fourth")["created"]) == len(bundle["artifacts"])
 
 
+def test_whatever_an_export_holds_comes_in_and_a_second_time_changes_nothing(store, other):
+    # Names sort against what they name.
+    put(store, "tool", "end", json.dumps({"description": "The last"}))
+    for n in reversed(range(30)):
+        link = {"kind": "agent", "alias": f"a{n + 1:02}"} if n < 29 else {"kind": "tool", "alias": "end"}
+        put(store, "agent", f"a{n:02}", json.dumps({"links": [link]}))
+    # An archived agent, and an old version of one that is used, name what is gone.
+    put(store, "tool", "gone", json.dumps({"description": "Gone"}))
+    naming = json.dumps({"links": [{"kind": "tool", "alias": "gone"}]})
+    put(store, "agent", "past", naming)
+    put(store, "agent", "turned", naming)
+    put(store, "agent", "turned", json.dumps({"links": []}))
+    store.run("artifact", "agent", "archive", "past")
+    store.run("artifact", "tool", "delete", "gone")
+    # Prompts in force, put away, and compared; the one that is compared went back to its first text.
+    for text in ["A", "B", "A"]:
+        put(store, "prompt", "tried", text)
+    store.run("prompt", "deploy", "tried")
+    store.run("experiment", "create", "which", "--prompt", "tried", "--arm", "a=1:0.5", "--arm", "b=2:0.5")
+    put(store, "prompt", "away", "x")
+    store.run("prompt", "archive", "away")
+    draft = store.scratch / "draft.jinja"
+    draft.write_text("Not yet.")
+    store.run("prompt", "draft", "tried", draft)
+    file = store.scratch / "bundle.json"
+    store.run("export", file)
+    unchanged = lambda report: not any(report[kind] for kind in ["created", "updated", "renamed", "experiments", "warnings", "failed"])
+    assert unchanged(bring(store, file)), "into the store that it comes from"
+    first = bring(other, file, "--deploy", "production")
+    assert len(first["created"]) == 35 and first["experiments"] == ["which"], first
+    assert listed(other)["tried"]["deployments"] and not listed(other)["away"]["deployments"]
+    # What became of it meanwhile stays: the draft is a version, the experiment has another weight and one more arm.
+    other.run("prompt", "publish", "tried")
+    other.run("experiment", "change", "which", "--arm", "a=1:0.25")
+    assert unchanged(bring(other, file))
+    # Beside what has its names already.
+    other.run("tenant", "create", "third")
+    put(other, "prompt", "tried", "Theirs.", 0, "x.jinja", "--tenant", "third")
+    skipped = bring(other, file, "--on-conflict", "skip", "--tenant", "third")
+    assert skipped["skipped"] == ["tried"] and "`which` is left out" in skipped["warnings"][0]
+    renamed = bring(other, file, "--on-conflict", "rename", "--tenant", "third")
+    assert renamed["renamed"] == [{"from": "tried", "to": "tried-2"}] and renamed["experiments"] == ["which"]
+    assert unchanged(bring(other, file, "--on-conflict", "rename", "--tenant", "third"))
+    # What is used here is not put away, and does not come to name what is missing.
+    other.run("tenant", "create", "fourth")
+    put(other, "agent", "past", json.dumps({"links": []}), 0, "x.json", "--tenant", "fourth")
+    refused(other.run("import", file, "--on-conflict", "new-version", "--tenant", "fourth", code=2), "past", "`gone`")
+
+
 def test_a_renamed_part_is_told_of_and_the_newest_stays_the_newest(store, other):
     for one, tone in [(store, "kind"), (other, "rude")]:
         put(one, "partial", "tone", f"Be {tone}.")

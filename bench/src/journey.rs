@@ -21,7 +21,7 @@ use crate::load::{self, Report, Requests};
 use failure::Doing;
 use plain_recall::Meter;
 use process::{Process, free_addresses};
-use report::{Measured, Round};
+use report::{Latencies, Measured, Round};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ const LOAD_CORE: &str = "1";
 
 /// The connections of a closed loop.
 const CONNECTIONS: usize = 32;
-/// The connections of an open loop; far more than answers are outstanding at its rate.
-const OPEN_CONNECTIONS: usize = 16;
+/// The connections of an open loop; far more than answers are outstanding at its rate: a stream takes 70 ms.
+const OPEN_CONNECTIONS: usize = 48;
 /// Requests each second of an open loop, low enough that nothing queues.
 const OPEN_RATE: f64 = 200.0;
 /// Queries of the warm case, few enough to stay in any cache.
@@ -73,7 +73,7 @@ struct Effort {
     open: u64,
 }
 
-const FULL_EFFORT: Effort = Effort { rounds: 7, plain: 20_000, stream: 2_000, hit: 8_000, miss: 4_000, open: 400 };
+const FULL_EFFORT: Effort = Effort { rounds: 7, plain: 20_000, stream: 2_000, hit: 8_000, miss: 4_000, open: 1_500 };
 const QUICK_EFFORT: Effort = Effort { rounds: 3, plain: 4_000, stream: 800, hit: 2_000, miss: 1_000, open: 100 };
 
 /// The cases in the order of the report.
@@ -91,13 +91,15 @@ pub enum Case {
     FloorStream,
     /// Sluice with a key and a limit, the same streamed answer.
     LimitStream,
+    /// Everything on, a query that was asked before and names an address, which the streamed answer names too.
+    FullStream,
 }
 
 impl Effort {
     fn requests(&self, case: Case) -> u64 {
         match case {
             Case::Floor | Case::Limit => self.plain,
-            Case::FloorStream | Case::LimitStream => self.stream,
+            Case::FloorStream | Case::LimitStream | Case::FullStream => self.stream,
             Case::FullHit => self.hit,
             Case::FullMiss => self.miss,
         }
@@ -106,8 +108,15 @@ impl Effort {
 
 impl Case {
     /// All of them.
-    pub const ALL: [Case; 6] =
-        [Case::Floor, Case::Limit, Case::FullMiss, Case::FullHit, Case::FloorStream, Case::LimitStream];
+    pub const ALL: [Case; 7] = [
+        Case::Floor,
+        Case::Limit,
+        Case::FullMiss,
+        Case::FullHit,
+        Case::FloorStream,
+        Case::LimitStream,
+        Case::FullStream,
+    ];
 
     /// The name in the report.
     pub fn name(self) -> &'static str {
@@ -118,19 +127,25 @@ impl Case {
             Case::FullHit => "full_hit",
             Case::FloorStream => "floor_stream",
             Case::LimitStream => "limit_stream",
+            Case::FullStream => "full_stream",
         }
     }
 
     /// The model, which names the route.
     fn model(self) -> &'static str {
         match self {
-            Case::FullMiss | Case::FullHit => "full",
+            Case::FullMiss | Case::FullHit | Case::FullStream => "full",
             _ => "limit",
         }
     }
 
     fn is_streamed(self) -> bool {
-        matches!(self, Case::FloorStream | Case::LimitStream)
+        matches!(self, Case::FloorStream | Case::LimitStream | Case::FullStream)
+    }
+
+    /// Whether its queries are in the cache.
+    fn is_warm(self) -> bool {
+        matches!(self, Case::FullHit | Case::FullStream)
     }
 
     fn is_floor(self) -> bool {
@@ -247,10 +262,12 @@ impl Stage {
     /// Makes the requests of `case`. The cheap cases send the cold texts too, so that all bodies are alike.
     fn requests(&self, case: Case) -> Requests {
         let workload = self.workload.clone();
-        let warm = case == Case::FullHit;
         std::sync::Arc::new(move |number| {
-            let number = if warm { number % WARM_QUERIES } else { number };
-            let query = if warm { workload.query(number).to_owned() } else { workload.distinct(number) };
+            let query = match case {
+                Case::FullHit => workload.query(number % WARM_QUERIES).to_owned(),
+                Case::FullStream => workload.personal(number % WARM_QUERIES),
+                _ => workload.distinct(number),
+            };
             workload.chat(case.model(), &query, case.is_streamed())
         })
     }
@@ -286,7 +303,7 @@ impl Stage {
 
     /// Sends one request of `case` and looks at the answer, so that a case is what its name says.
     fn verify(&mut self, case: Case) -> Result<(), Failure> {
-        if case == Case::FullHit {
+        if case.is_warm() {
             // The cold case may have driven it out of the cache.
             self.closed(case, WARM_QUERIES)?;
         }
@@ -302,6 +319,11 @@ impl Stage {
             Case::FloorStream | Case::LimitStream => text.matches("data: ").count() == workload::STREAM_EVENTS,
             Case::FullMiss => context.contains("cache=miss") && !context.contains("used=0"),
             Case::FullHit => context.contains("cache=hit") && !context.contains("used=0"),
+            Case::FullStream => {
+                let said: String =
+                    text.split("\"content\":\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+                context.contains("cache=hit") && said.contains(workload::ADDRESS)
+            }
         };
         if answer.status == 200 && right && text.contains("chat.completion") {
             return Ok(());
@@ -315,7 +337,7 @@ impl Stage {
         let before = self.cache_counts()?;
         for slice in 0..SLICES {
             for case in rotated(number + slice as usize) {
-                if case == Case::FullHit {
+                if case.is_warm() {
                     // The cold case may have driven them out of the cache.
                     self.closed(case, WARM_QUERIES)?;
                 }
@@ -351,33 +373,42 @@ impl Stage {
         let after = self.cache_counts()?;
         let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
         // Warming makes a few more of either kind.
-        let warming = (SLICES * WARM_QUERIES) as f64;
+        let warming = (2 * SLICES * WARM_QUERIES) as f64;
         let right = |found: f64, asked: u64| {
             let asked = asked as f64;
             (asked * (1.0 - TOLERANCE)..=asked * (1.0 + TOLERANCE) + warming).contains(&found)
         };
-        if right(hits, effort.hit) && right(misses, effort.miss) {
+        if right(hits, effort.hit + effort.stream) && right(misses, effort.miss) {
             return Ok(());
         }
-        let Effort { hit, miss, .. } = effort;
-        let reason = format!("{hit} warm and {miss} cold requests made {hits} recall cache hits and {misses} misses");
+        let Effort { hit, miss, stream, .. } = effort;
+        let reason =
+            format!("{} warm and {miss} cold requests made {hits} recall cache hits and {misses} misses", hit + stream);
         Err(Failure::because("checking the round", reason))
     }
 
-    /// One round of open loops: directly to the mock and through each case.
+    /// One round of open loops: directly to the mock, plain and streamed, and through each case.
     fn latencies(&mut self, effort: &Effort, number: usize, measured: &mut Measured) -> Result<(), Failure> {
-        let count = effort.open;
-        let direct = load::open(self.mock_addr, OPEN_CONNECTIONS, OPEN_RATE, 0..count, &self.requests(Case::Floor));
-        if direct.errors() > 0 {
-            return Err(Failure::because("measuring the mock", self.mock.last_words()));
+        let mut round = Latencies::default();
+        for case in [Case::Floor, Case::FloorStream] {
+            let requests = self.requests(case);
+            let direct = load::open(self.mock_addr, OPEN_CONNECTIONS, OPEN_RATE, 0..effort.open, &requests);
+            if direct.errors() > 0 {
+                return Err(Failure::because("measuring the mock", self.mock.last_words()));
+            }
+            round.direct(case.is_streamed(), &direct);
         }
-        measured.direct.merge(&direct);
-        for case in rotated(number).into_iter().filter(|case| !case.is_streamed()) {
-            let numbers = self.numbers(case, count);
+        for case in rotated(number) {
+            // The others are told of, but nothing is claimed of how late they are.
+            let is_claimed = matches!(case, Case::Floor | Case::FullHit | Case::FloorStream | Case::FullStream);
+            if case.is_warm() {
+                self.closed(case, WARM_QUERIES)?;
+            }
+            let numbers = self.numbers(case, if is_claimed { effort.open } else { effort.open / 4 });
             let report = load::open(self.addr(case), OPEN_CONNECTIONS, OPEN_RATE, numbers, &self.requests(case));
-            let report = self.check(case, report)?;
-            measured.through(case).merge(&report);
+            round.through(case, &self.check(case, report)?);
         }
+        measured.latencies.push(round);
         Ok(())
     }
 }

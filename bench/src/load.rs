@@ -42,15 +42,20 @@ pub struct Report {
     pub elapsed: Duration,
     /// Latency of the good answers in microseconds.
     pub latencies: Histogram<u64>,
+    /// Of an open loop: until the first text of the good answers arrived, which of an answer that is no stream is its end.
+    pub firsts: Histogram<u64>,
 }
 
 impl Report {
     /// An empty report, which others are merged into.
     pub fn new() -> Report {
         // Three digits are well below the noise of any machine.
-        let latencies = Histogram::new_with_bounds(1, LONGEST, 3);
-        let latencies = latencies.unwrap_or_else(|_| unreachable!("the bounds are constants that hdrhistogram allows"));
-        Report { requests: 0, status_errors: 0, io_errors: 0, elapsed: Duration::ZERO, latencies }
+        let empty = || {
+            Histogram::new_with_bounds(1, LONGEST, 3)
+                .unwrap_or_else(|_| unreachable!("the bounds are constants that hdrhistogram allows"))
+        };
+        let (latencies, firsts) = (empty(), empty());
+        Report { requests: 0, status_errors: 0, io_errors: 0, elapsed: Duration::ZERO, latencies, firsts }
     }
 
     /// Adds what another part of the same run found.
@@ -61,6 +66,7 @@ impl Report {
         self.elapsed += other.elapsed;
         // Both have the same bounds, so nothing can be out of range.
         let _ = self.latencies.add(&other.latencies);
+        let _ = self.firsts.add(&other.firsts);
     }
 
     /// Requests that had no good answer.
@@ -78,11 +84,18 @@ impl Report {
         self.latencies.value_at_percentile(percent)
     }
 
-    fn count(&mut self, answer: io::Result<Response>, latency: Duration) {
+    /// The same until the first text.
+    pub fn first_percentile_us(&self, percent: f64) -> u64 {
+        self.firsts.value_at_percentile(percent)
+    }
+
+    fn count(&mut self, answer: io::Result<Response>, latency: Duration, first: Duration) {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(LONGEST).min(LONGEST);
         self.requests += 1;
         match answer {
             Ok(response) if (200..300).contains(&response.status) => {
-                self.latencies.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(LONGEST).min(LONGEST));
+                self.latencies.saturating_record(micros(latency));
+                self.firsts.saturating_record(micros(first));
             }
             Ok(_) => self.status_errors += 1,
             Err(_) => self.io_errors += 1,
@@ -116,7 +129,8 @@ pub async fn closed(addr: SocketAddr, connections: usize, numbers: Range<u64>, r
                 let request = requests(number);
                 let sent = Instant::now();
                 let answer = exchange(addr, &mut connection, &request).await;
-                report.count(answer, sent.elapsed());
+                let took = sent.elapsed();
+                report.count(answer, took, took);
             }
         });
     }
@@ -183,8 +197,10 @@ pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>
             let request = requests(number);
             let due = begin + interval.mul_f64((number - numbers.start) as f64);
             sleep_until(due);
-            let answer = blocking_exchange(addr, &mut connection, &request);
-            report.count(answer, due.elapsed());
+            let mut first = None;
+            let answer = blocking_exchange(addr, &mut connection, &request, &mut first);
+            let ended = Instant::now();
+            report.count(answer, ended - due, first.unwrap_or(ended) - due);
         }
     };
     let mut report = Report::new();
@@ -222,6 +238,7 @@ fn blocking_exchange(
     addr: SocketAddr,
     connection: &mut Option<std::net::TcpStream>,
     request: &[u8],
+    first: &mut Option<Instant>,
 ) -> io::Result<Response> {
     let mut stream = match connection.take() {
         Some(stream) => stream,
@@ -237,6 +254,9 @@ fn blocking_exchange(
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
+        if first.is_none() && has_text(&bytes[..count]) {
+            *first = Some(Instant::now());
+        }
         reader.buffer().extend_from_slice(&bytes[..count]);
         if let Some(response) = reader.advance()? {
             if response.keep_alive {
@@ -245,6 +265,12 @@ fn blocking_exchange(
             return Ok(response);
         }
     }
+}
+
+/// Whether a text of the answer is in what arrived: events that only say who speaks have an empty one.
+fn has_text(bytes: &[u8]) -> bool {
+    const TEXT: &[u8] = br#""content":""#;
+    memchr::memmem::find_iter(bytes, TEXT).any(|at| bytes.get(at + TEXT.len()).is_some_and(|byte| *byte != b'"'))
 }
 
 /// Sends one request over a connection of its own and returns the answer with its head and body, for set-up calls

@@ -231,7 +231,9 @@ impl Outgoing<'_> {
             let (sent, reused) = match config.http2 {
                 false => match self.connect(target, peer, again).await {
                     Ok((stream, reused)) => {
-                        (send_whole(stream, &header, &encoded.path, body, config.idle_timeout, waited).await, reused)
+                        let sent_at = if reused { now } else { Instant::now() };
+                        let limits = (waited, (sent_at + config.header_timeout).min(deadline));
+                        (send_whole(stream, &header, &encoded.path, body, config.idle_timeout, limits).await, reused)
                     }
                     Err(_) if address + 1 < peers.len() => {
                         address += 1;
@@ -602,7 +604,7 @@ impl Outgoing<'_> {
             let connected = match config.http2 {
                 false => self.connect(target, peer, false).await.map(|(stream, _)| {
                     let mut exchange = Exchange::new(stream, config.idle_timeout);
-                    exchange.set_read_timeout(Some(config.header_timeout));
+                    exchange.set_read_limits(Some(config.header_timeout), Some(Instant::now() + config.total_timeout));
                     Hop::Http1(Box::new(exchange))
                 }),
                 true => self.live.http2.get_http_session(&peer.http).await.map(|(mut session, _)| {
@@ -656,10 +658,10 @@ async fn send_whole(
     path: &str,
     body: &[u8],
     idle: Duration,
-    patience: Duration,
+    (patience, until): (Duration, Instant),
 ) -> Result<(Hop, ResponseHeader), Box<Error>> {
     let mut exchange = Box::new(Exchange::new(stream, idle));
-    exchange.set_read_timeout(Some(patience));
+    exchange.set_read_limits(Some(patience), Some(until));
     exchange.send(head, path, body).await?;
     let header = exchange.read_head().await?;
     Ok((Hop::Http1(exchange), header))

@@ -130,12 +130,7 @@ impl Exchange {
         }
     }
 
-    /// How long a single read may take; `None` leaves that to the caller.
-    pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
-        self.set_read_limits(timeout, None);
-    }
-
-    /// The same, and the time at which no read waits any longer.
+    /// How long a single read may take, which `None` leaves to the caller, and the time at which no read waits any longer.
     pub fn set_read_limits(&mut self, timeout: Option<Duration>, until: Option<Instant>) {
         (self.read_timeout, self.read_until) = (timeout, until);
     }
@@ -218,6 +213,8 @@ impl Exchange {
     /// marked as one that a kept connection may give.
     pub async fn read_head(&mut self) -> Result<ResponseHeader, Box<Error>> {
         let mut informed = 0;
+        // The first read has the whole of its time; what comes piece by piece has no more of it than that.
+        let until = self.read_until.take();
         loop {
             if let Some(mut head) = take_head(&mut self.held)? {
                 if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -249,6 +246,9 @@ impl Exchange {
                 ));
             }
             let is_first = informed == 0 && self.held.is_empty();
+            if !is_first {
+                self.read_until = until;
+            }
             let read = match self.fill(READ).await {
                 Ok(0) => Err(Error::new(ErrorType::ConnectionClosed)),
                 read => read,

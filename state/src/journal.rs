@@ -8,7 +8,7 @@
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parking_lot::Mutex;
-use sluice_segment::{JournalFile, journal_records};
+use sluice_segment::{JournalFile, is_journal, journal_records};
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -225,9 +225,13 @@ impl Journal {
                 Err(source) => return Err(object_store::Error::Generic { store: "journal", source: source.into() }),
             };
             let (records, end) = journal_records(&bytes);
-            if !records.is_empty() {
+            // What a newer program wrote before this one took its place goes as it is.
+            let is_unknown = end == 0 && is_journal(&bytes);
+            if !records.is_empty() || is_unknown {
                 let object = ObjectPath::from(format!("journal/{}/{number}", self.edge));
-                bytes.truncate(end);
+                if !is_unknown {
+                    bytes.truncate(end);
+                }
                 location.put(&object, bytes.into()).await?;
             }
             self.files.lock().sealed.retain(|sealed| *sealed != path);

@@ -782,7 +782,7 @@ impl Tenancy {
 }
 
 /// Whoever saw the artifact before has not seen what is made of it now.
-async fn touch(write: &mut Work, artifact: &[u8]) -> Result<(), StoreError> {
+pub(crate) async fn touch(write: &mut Work, artifact: &[u8]) -> Result<(), StoreError> {
     sqlx::query("UPDATE artifact SET revision = revision + 1, updated_at = $2 WHERE id = $1")
         .bind(artifact)
         .bind(now())

@@ -1,6 +1,6 @@
 //! Artifacts out of one store and into another: byte for byte, in one transaction, as often as one likes.
 
-use crate::artifacts::Wrote;
+use crate::artifacts::{Wrote, touch};
 use crate::content::{Content, Kind, content_hash};
 use crate::convert::{Converted, Format, needed};
 use crate::database::{Whose, Work};
@@ -8,7 +8,7 @@ use crate::experiments::{Arm, NewExperiment};
 use crate::{Change, StoreError, Tenancy, new_id, now};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use utoipa::ToSchema;
 
 const FORMAT: &str = "sluice-bundle/2";
@@ -386,10 +386,7 @@ impl Tenancy {
     ) -> Result<(), StoreError> {
         let mut write = self.write().await?;
         let (mut came, mut deploy) = (Vec::new(), Vec::new());
-        let mut queue: VecDeque<&BundledArtifact> = artifacts.iter().collect();
-        // How many may still be put off until others came: what they name may be among those.
-        let mut patience = queue.len();
-        while let Some(artifact) = queue.pop_front() {
+        for artifact in in_order(artifacts) {
             // A failure must not leave half an artifact: what was written for it is taken back.
             sqlx::query("SAVEPOINT artifact").execute(&mut *write).await?;
             let so_far = report.clone();
@@ -406,9 +403,11 @@ impl Tenancy {
                 }
             };
             sqlx::query(end).execute(&mut *write).await?;
+            if outcome.is_err() {
+                sqlx::query("RELEASE SAVEPOINT artifact").execute(&mut *write).await?;
+            }
             match outcome {
                 Ok(alias) => {
-                    patience = queue.len();
                     let Some(alias) = alias else { continue };
                     let is_usable = artifact.enabled && !artifact.archived;
                     if is_usable && (artifact.kind.is_template() || artifact.kind == Kind::Tool) {
@@ -417,10 +416,6 @@ impl Tenancy {
                     came.push(Came { artifact, alias, is_new });
                 }
                 Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
-                Err(StoreError::Invalid(_)) if patience > 0 && !queue.is_empty() => {
-                    patience -= 1;
-                    queue.push_back(artifact);
-                }
                 // They name what they are about.
                 Err(error @ (StoreError::Exists { .. } | StoreError::Limit(_))) if !import.keep_going => {
                     return Err(error);
@@ -443,6 +438,9 @@ impl Tenancy {
                 Err(_) => "ROLLBACK TO SAVEPOINT experiment",
             };
             sqlx::query(end).execute(&mut *write).await?;
+            if outcome.is_err() {
+                sqlx::query("RELEASE SAVEPOINT experiment").execute(&mut *write).await?;
+            }
             match outcome {
                 Ok(()) => {}
                 Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
@@ -482,6 +480,9 @@ impl Tenancy {
                     Err(_) => "ROLLBACK TO SAVEPOINT deployment",
                 };
                 sqlx::query(end).execute(&mut *write).await?;
+                if outcome.is_err() {
+                    sqlx::query("RELEASE SAVEPOINT deployment").execute(&mut *write).await?;
+                }
                 match outcome {
                     Ok(()) => {}
                     Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
@@ -537,7 +538,9 @@ impl Tenancy {
                 }
             }
         }
-        let is_new = self.find(write, kind, &alias).await?.is_none();
+        let here = self.find(write, kind, &alias).await?;
+        let is_new = here.is_none();
+        let is_usable = here.map_or(artifact.enabled && !artifact.archived, |here| here.usable);
         for (place, (version, content)) in artifact.versions.iter().zip(contents).enumerate() {
             // The newest is to be the newest here, too, though it is a return to an earlier one.
             let is_newest = place + 1 == artifact.versions.len();
@@ -545,7 +548,7 @@ impl Tenancy {
                 continue;
             }
             // Who wrote it, as far as that is known. What is not used any more may name what is gone.
-            let names_what_is = is_newest && artifact.enabled && !artifact.archived;
+            let names_what_is = is_newest && is_usable;
             let known = Wrote { names_what_is, ..self.wrote(&version.note) };
             let wrote = match version.author.as_str() {
                 "" => known,
@@ -595,6 +598,10 @@ impl Tenancy {
         let Some(draft) = &artifact.draft else { return Ok(false) };
         let kind = artifact.kind;
         let body = Content::read(kind, &draft.body)?.body()?;
+        // It was published here meanwhile.
+        if self.number_of(write, kind, alias, &hex::encode(content_hash(&body))).await?.is_some() {
+            return Ok(false);
+        }
         let id = self.existing(write, kind, alias).await?.id;
         let here: Option<String> = sqlx::query_scalar("SELECT body FROM draft WHERE artifact_id = $1")
             .bind(&id)
@@ -607,13 +614,15 @@ impl Tenancy {
             return Ok(false);
         }
         sqlx::query("INSERT INTO draft (artifact_id, tenant_id, body, author, updated_at) VALUES ($1, $2, $3, $4, $5)")
-            .bind(id)
+            .bind(&id)
             .bind(&self.id)
             .bind(body)
             .bind(&draft.author)
             .bind(draft.updated_at)
             .execute(&mut **write)
             .await?;
+        touch(write, &id).await?;
+        self.note(write, &format!("{kind}.draft"), alias, serde_json::Value::Null, false).await?;
         Ok(true)
     }
 
@@ -802,6 +811,42 @@ impl Tenancy {
             };
         Ok(rows.into_iter().map(status).collect())
     }
+}
+
+/// What is named before what names it, as far as they name each other in no circle.
+fn in_order(artifacts: &[BundledArtifact]) -> Vec<&BundledArtifact> {
+    let place = |(at, artifact): (usize, &BundledArtifact)| ((artifact.kind, artifact.alias.clone()), at);
+    let places: HashMap<(Kind, String), usize> = artifacts.iter().enumerate().map(place).collect();
+    let named = |at: usize| -> Vec<usize> {
+        // Of the newest version alone it is asked that what it names is there.
+        let newest = artifacts[at].versions.last();
+        let content = newest.and_then(|version| Content::read(artifacts[at].kind, &version.body).ok());
+        let links = content.and_then(|content| content.links().ok()).unwrap_or_default();
+        links.into_iter().filter_map(|link| places.get(&(link.kind, link.alias)).copied()).collect()
+    };
+    let mut ordered = Vec::with_capacity(artifacts.len());
+    let mut seen = vec![false; artifacts.len()];
+    for first in 0..artifacts.len() {
+        // With what each still waits for: a chain may be longer than a stack is deep.
+        let mut open: Vec<(usize, Vec<usize>)> = Vec::new();
+        if !std::mem::replace(&mut seen[first], true) {
+            open.push((first, named(first)));
+        }
+        while let Some((at, waits_for)) = open.last_mut() {
+            match waits_for.pop() {
+                Some(next) => {
+                    if !std::mem::replace(&mut seen[next], true) {
+                        open.push((next, named(next)));
+                    }
+                }
+                None => {
+                    ordered.push(&artifacts[*at]);
+                    open.pop();
+                }
+            }
+        }
+    }
+    ordered
 }
 
 /// The contents of a bundled artifact, if every body is what its hash says and of its kind.

@@ -135,10 +135,13 @@ impl Store {
         done: &mut Collected,
     ) -> Result<u64, StoreError> {
         let (records, end) = journal_records(bytes);
+        // A newer edge wrote it. It is not noted as stored: put back when this program is newer, it will be.
+        if end == 0 && !bytes.is_empty() {
+            return Ok(1);
+        }
         let records: Vec<Option<Record<'_>>> =
             records.iter().map(|record| serde_json::from_slice(record).ok()).collect();
-        // Where not even the head of the file is known, a newer edge wrote it.
-        let unread = records.iter().filter(|record| record.is_none()).count() as u64 + u64::from(end == 0);
+        let unread = records.iter().filter(|record| record.is_none()).count() as u64;
         let mut write = self.database.write(Whose::All).await?;
         let taken = sqlx::query("INSERT INTO journal (edge, number, records, at) VALUES ($1, $2, $3, $4) ON CONFLICT (edge, number) DO NOTHING")
             .bind(edge)
@@ -321,6 +324,11 @@ impl Erased {
         !self.subjects.is_empty() && self.subjects.get(&(tenant.to_vec(), subject.to_vec())).is_some_and(is_before)
     }
 
+    /// Until when what was said may be of that subject, which was erased.
+    fn until_of(&self, tenant: &[u8], subject: &[u8]) -> i64 {
+        self.subjects.get(&(tenant.to_vec(), subject.to_vec())).map_or(0, |erased| erased + CLOCKS)
+    }
+
     /// Until when what was said may be of somebody of the tenant who was erased.
     fn until(&self, tenant: &[u8]) -> i64 {
         self.newest.get(tenant).map_or(0, |erased| erased + CLOCKS)
@@ -360,7 +368,8 @@ async fn insert_runs(
             let subject = bytes(&run.subject);
             let is_erased = subject.as_ref().is_some_and(|subject| erased.holds(tenant, subject, run.at));
             if is_erased {
-                forgotten.push((tenant, id, bytes(&run.session)));
+                let until = subject.as_ref().map_or(0, |subject| erased.until_of(tenant, subject));
+                forgotten.push((tenant, id, bytes(&run.session), until));
             }
             query = query
                 .bind(id.clone())
@@ -389,12 +398,12 @@ async fn insert_runs(
         }
         query.execute(&mut **write).await?;
         // What was said of them may have come by another edge, earlier.
-        for (tenant, id, session) in forgotten {
+        for (tenant, id, session, until) in forgotten {
             sqlx::query("DELETE FROM feedback WHERE tenant_id = $1 AND ((unit_kind = 'run' AND unit = $2) OR (unit_kind = 'session' AND unit = $3 AND at <= $4))")
                 .bind(tenant.clone())
                 .bind(id.clone())
                 .bind(session.unwrap_or_default())
-                .bind(erased.until(tenant))
+                .bind(until)
                 .execute(&mut **write)
                 .await?;
         }

@@ -18,6 +18,10 @@ pub(super) const STREAM_EVENTS: usize = 32;
 /// The pace of a stream's pieces. Events that were written at once would be read at once, and cost a proxy nothing.
 const STREAM_PACE_MILLISECONDS: u64 = 2;
 
+/// What a request with personal data names, and what stands for it at the provider, whose answer names it.
+pub(super) const ADDRESS: &str = "ann.lee@example.com";
+const PLACEHOLDER: &str = "<EMAIL_1>";
+
 /// Where the edge finds the mock's key.
 pub(super) const PROVIDER_KEY_ENV: &str = "JOURNEY_PROVIDER_KEY";
 
@@ -98,6 +102,11 @@ impl Workload {
         }
     }
 
+    /// A query whose answer says an address that it has itself, where that is restored.
+    pub(super) fn personal(&self, number: u64) -> String {
+        format!("{} Tell {ADDRESS} too.", self.query(number))
+    }
+
     /// A chat completion for the route `model`, its body filled up to the common size.
     pub(super) fn chat(&self, model: &str, query: &str, stream: bool) -> Bytes {
         let query = serde_json::Value::from(query);
@@ -126,7 +135,7 @@ impl Workload {
     pub(super) fn script(&self) -> String {
         // The envelope of an answer around its text; ids, times and counts have fixed lengths.
         const ENVELOPE: usize = 290;
-        let text = EARLIER.repeat(2);
+        let text = format!("I shall tell {PLACEHOLDER} too. {}", EARLIER.repeat(2));
         let text = text[..ANSWER_BYTES - ENVELOPE].trim_end();
         let piece = text.len().div_ceil(STREAM_EVENTS - 3);
         let pace = STREAM_PACE_MILLISECONDS;

@@ -228,6 +228,11 @@ fn first_check(record: &[u8]) -> [u8; 4] {
     [a, b, c, d]
 }
 
+/// Whether it is a journal's file, of whatever version.
+pub fn is_journal(bytes: &[u8]) -> bool {
+    bytes.get(..HEADER - 4) == Some(&header(KIND, VERSION)[..HEADER - 4])
+}
+
 /// The records of a journal's bytes, up to the first that is not whole, and how many bytes hold them.
 pub fn journal_records(bytes: &[u8]) -> (Vec<&[u8]>, usize) {
     let mut records = Vec::new();

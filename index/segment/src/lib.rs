@@ -14,7 +14,7 @@ mod unit;
 
 pub use archive::{Archived, FormatError, Mapped, encode};
 pub use columns::{ArchivedColumn, ArchivedColumns, ArchivedNumberAt, Column, Columns, NumberAt, Word};
-pub use journal::{Content, Feedback, JournalFile, Record, Run, Said, journal_records};
+pub use journal::{Content, Feedback, JournalFile, Record, Run, Said, is_journal, journal_records};
 pub use manifest::{
     CollectionEntry, Erasure, FileEntry, MANIFEST_FORMAT, Manifest, ManifestError, ObjectRef, SegmentEntry,
 };

@@ -154,13 +154,19 @@ impl<'d> Value<'d> {
 
     /// Whether the member's key reads `name` after decoding.
     pub fn key_is(&self, name: &str) -> bool {
-        let Some(span) = self.key_span() else { return false };
-        let written = &self.text[span.start + 1..span.end - 1];
+        let Node { key_start, key_end, .. } = self.document.nodes[self.index];
+        if key_start == NO_KEY {
+            return false;
+        }
+        let span = key_start as usize + 1..key_end as usize - 1;
         // What is written with escapes is longer than it reads.
-        match written.len().cmp(&name.len()) {
+        match span.len().cmp(&name.len()) {
             Ordering::Less => false,
-            Ordering::Equal => written == name,
-            Ordering::Greater => written.bytes().any(|byte| byte == b'\\') && decode(written) == name,
+            Ordering::Equal => self.text.as_bytes()[span] == *name.as_bytes(),
+            Ordering::Greater => {
+                let written = &self.text[span];
+                written.bytes().any(|byte| byte == b'\\') && decode(written) == name
+            }
         }
     }
 

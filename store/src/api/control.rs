@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -342,15 +343,23 @@ async fn backup(caller: Caller) -> Answer<impl IntoResponse> {
     Ok((headers, axum::body::Body::from_stream(pieces)))
 }
 
-/// What folders are called in which a backup is made. One that a killed process left is removed by [`forget_backups`].
-const BACKUP: &str = "backup-";
+/// What folders are called in which a backup is made; nobody else calls one so.
+const BACKUP: &str = ".unfinished-backup-";
 
+/// Removes what a process left that was killed while it made a backup.
 pub fn forget_backups(folder: &Path) {
     let left = std::fs::read_dir(folder).into_iter().flatten().flatten();
     for entry in left.filter(|entry| entry.file_name().to_string_lossy().starts_with(BACKUP)) {
-        let _ = std::fs::remove_dir_all(entry.path());
+        // A younger one may be another process's.
+        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_some_and(|age| age > BACKUP_TAKES) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
+
+/// No backup takes longer.
+const BACKUP_TAKES: Duration = Duration::from_secs(3_600);
 
 /// What is read of a backup at once.
 const BACKUP_PIECE: usize = 256 << 10;
