@@ -7,7 +7,7 @@ import json
 import pytest
 
 from conftest import CONFIG, config_for
-from harness import Edge, Store, mark, user
+from harness import Edge, Store, eventually, mark, user
 
 EMAIL, PHONE, CARD = "ann@brightwater.com", "+1 415 555 2671", "4111 1111 1111 1111"
 ALL_THREE = f"Write to {EMAIL}, call {PHONE}, charge {CARD}."
@@ -257,3 +257,32 @@ def test_an_encoded_answer_is_not_asked_for_where_it_must_be_read(edge, mock, si
     answer = edge.chat(simple, user(EMAIL, model="scrubbed"), mark=tag, headers={"accept-encoding": "gzip, br"})
     assert mock.received(tag)["headers"].get("accept-encoding", "identity") == "identity"
     assert answer.text == EMAIL
+
+
+def test_a_cached_block_is_looked_through_by_each_routes_rules(folder, mock, started):
+    """What a block holds is noted by rules: of others, of later ones and of what is only reported it says nothing."""
+    routes = "".join(
+        f'\n[routes.{name}]\nprovider = "mock"\nmodel = "m"\ncollections = ["desk"]\nscrub = {scrub}\n'
+        for name, scrub in [("none", "[]"), ("phones", '["PHONE"]'), ("mails", '["EMAIL"]'), ("cards", '["CREDIT_CARD"]')]
+    )
+    store = Store(folder / "cached-block")
+    store.ingest_texts("desk", desk=f"# Desk\n\nThe refunds desk is {EMAIL}.\n")
+    key = store.key()
+    edge = started(Edge(store, config_for(mock, CONFIG + routes)))
+    edge.wait_key(key)
+
+    def block(model):
+        answer, received = exchange(edge, mock, key, user("Where is the refunds desk?"), model=model)
+        text = "".join(message["content"] for message in received["messages"])
+        assert "refunds desk is" in text
+        return EMAIL in text, answer.headers.get("x-sluice-scrubbed"), "cache=hit" in answer.headers["x-sluice-context"]
+
+    assert block("phones")[:2] == (True, None)
+    for _ in range(3):
+        # Noted as clean by those that find nothing, with and without the cache, and by nobody else's.
+        assert block("phones") == (True, None, True)
+        assert block("mails")[:2] == (False, "EMAIL=1")
+        assert block("cards")[:2] == (True, None) and block("none")[:2] == (True, None)
+    # Rules that change look again.
+    edge.write_config(config_for(mock, CONFIG + routes.replace('scrub = ["PHONE"]', 'scrub = ["PHONE", "EMAIL"]')))
+    eventually("the new rules are in force", lambda: block("phones")[:2] == (False, "EMAIL=1"))

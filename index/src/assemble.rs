@@ -4,6 +4,7 @@
 //! and anything in it that looks like a delimiter is disarmed.
 
 use crate::search::Hit;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A block for the prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,6 +18,36 @@ pub struct Assembled {
     pub dropped: usize,
     /// Ranked passages that say nearly the same as one that is in the block.
     pub repeated: usize,
+    pub clean: Clean,
+}
+
+/// By which rules nothing was found in a block: one is cached, and its text is looked through once. It is no part of what
+/// the block is.
+#[derive(Debug, Default)]
+pub struct Clean(AtomicU64);
+
+impl Clean {
+    /// Whether it was noted of the rules with this number, which is not 0.
+    pub fn is_by(&self, rules: u64) -> bool {
+        self.0.load(Ordering::Relaxed) == rules
+    }
+
+    /// Notes it, in the place of what was noted of others.
+    pub fn note(&self, rules: u64) {
+        self.0.store(rules, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Clean {
+    fn clone(&self) -> Clean {
+        Clean(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+}
+
+impl PartialEq for Clean {
+    fn eq(&self, _: &Clean) -> bool {
+        true
+    }
 }
 
 /// A passage that is in the block.

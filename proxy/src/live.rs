@@ -23,7 +23,7 @@ use sluice_segment::{Contents, SealedSecret, unit_key, unseal};
 use sluice_state::{Journal, SessionsHandle, Snapshot};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -112,6 +112,8 @@ pub struct RouteEntry {
     pub route: Route,
     /// What is taken out of requests.
     pub scrub: Arc<Rules>,
+    /// Of these rules alone, also after others took their place.
+    pub scrub_number: u64,
     /// Never empty.
     pub targets: Vec<Arc<Target>>,
     pub fallbacks: Vec<Arc<Target>>,
@@ -470,6 +472,9 @@ impl Prepared {
     }
 }
 
+/// The next number of a route's rules.
+static RULES: AtomicU64 = AtomicU64::new(1);
+
 impl RouteEntry {
     fn new(
         name: &str,
@@ -488,6 +493,7 @@ impl RouteEntry {
             name: name.to_owned(),
             label: said(&name.escape_default().to_string()),
             scrub: Arc::new(route.scrub.rules()),
+            scrub_number: RULES.fetch_add(1, Ordering::Relaxed),
             targets: targets(&route.targets),
             fallbacks: targets(&route.fallbacks),
             route: route.clone(),
