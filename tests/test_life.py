@@ -9,19 +9,9 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from conftest import CONFIG, config_for
+from conftest import config_for
 from harness import ALL_ASSERTS, Edge, Store, eventually, user
-from test_store_api import client, content, good, operator, refused
-
-EDGE = CONFIG + """
-[routes.asked]
-provider = "mock"
-retries = 0
-model = "m"
-prompt = "asked"
-scrub = []
-"""
-
+from test_store_api import EDGE, client, content, good, operator, refused
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request):

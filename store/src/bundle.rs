@@ -395,17 +395,10 @@ impl Tenancy {
                 Err(error) => Err(error),
             };
             let is_new = report.created.len() + report.renamed.len() > so_far.created.len() + so_far.renamed.len();
-            let end = match &outcome {
-                Ok(_) => "RELEASE SAVEPOINT artifact",
-                Err(_) => {
-                    *report = so_far;
-                    "ROLLBACK TO SAVEPOINT artifact"
-                }
-            };
-            sqlx::query(end).execute(&mut *write).await?;
             if outcome.is_err() {
-                sqlx::query("RELEASE SAVEPOINT artifact").execute(&mut *write).await?;
+                *report = so_far;
             }
+            end_savepoint(&mut write, "artifact", outcome.is_ok()).await?;
             match outcome {
                 Ok(alias) => {
                     let Some(alias) = alias else { continue };
@@ -433,14 +426,7 @@ impl Tenancy {
         for experiment in experiments {
             sqlx::query("SAVEPOINT experiment").execute(&mut *write).await?;
             let outcome = self.bring_in_experiment(&mut write, experiment, &came, import.on_conflict, report).await;
-            let end = match &outcome {
-                Ok(()) => "RELEASE SAVEPOINT experiment",
-                Err(_) => "ROLLBACK TO SAVEPOINT experiment",
-            };
-            sqlx::query(end).execute(&mut *write).await?;
-            if outcome.is_err() {
-                sqlx::query("RELEASE SAVEPOINT experiment").execute(&mut *write).await?;
-            }
+            end_savepoint(&mut write, "experiment", outcome.is_ok()).await?;
             match outcome {
                 Ok(()) => {}
                 Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
@@ -475,14 +461,7 @@ impl Tenancy {
                 let newest = artifact.versions.last().map(|version| version.hash.as_str()).unwrap_or_default();
                 sqlx::query("SAVEPOINT deployment").execute(&mut *write).await?;
                 let outcome = self.deploy_hash(&mut write, artifact.kind, alias, environment, newest).await;
-                let end = match &outcome {
-                    Ok(()) => "RELEASE SAVEPOINT deployment",
-                    Err(_) => "ROLLBACK TO SAVEPOINT deployment",
-                };
-                sqlx::query(end).execute(&mut *write).await?;
-                if outcome.is_err() {
-                    sqlx::query("RELEASE SAVEPOINT deployment").execute(&mut *write).await?;
-                }
+                end_savepoint(&mut write, "deployment", outcome.is_ok()).await?;
                 match outcome {
                     Ok(()) => {}
                     Err(error @ (StoreError::Database(_) | StoreError::Made)) => return Err(error),
@@ -811,6 +790,16 @@ impl Tenancy {
             };
         Ok(rows.into_iter().map(status).collect())
     }
+}
+
+/// Ends a savepoint: what was written since then stays, or is taken back.
+async fn end_savepoint(write: &mut Work, name: &str, keep: bool) -> Result<(), StoreError> {
+    let statements = ["ROLLBACK TO SAVEPOINT", "RELEASE SAVEPOINT"];
+    for statement in &statements[usize::from(keep)..] {
+        // The name is one of this file's.
+        sqlx::query(sqlx::AssertSqlSafe(format!("{statement} {name}"))).execute(&mut **write).await?;
+    }
+    Ok(())
 }
 
 /// What is named before what names it, as far as they name each other in no circle.
