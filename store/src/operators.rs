@@ -251,25 +251,24 @@ impl Store {
     /// than that it was made.
     pub(crate) async fn forget_call(&self, call: &Call) -> Result<(), StoreError> {
         let mut write = self.database.write(Whose::All).await?;
-        for (status, sql) in [
-            (
-                MADE,
-                "UPDATE idempotency SET status = $5 WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4",
-            ),
-            (
-                RUNNING,
-                "DELETE FROM idempotency WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4 AND $5 > 0",
-            ),
-        ] {
-            sqlx::query(sql)
-                .bind(&call.operator)
-                .bind(&call.name)
-                .bind(&call.attempt)
-                .bind(status)
-                .bind(NOT_KEPT)
-                .execute(&mut *write)
-                .await?;
-        }
+        let not_kept =
+            "UPDATE idempotency SET status = $5 WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4";
+        sqlx::query(not_kept)
+            .bind(&call.operator)
+            .bind(&call.name)
+            .bind(&call.attempt)
+            .bind(MADE)
+            .bind(NOT_KEPT)
+            .execute(&mut *write)
+            .await?;
+        let gone = "DELETE FROM idempotency WHERE operator = $1 AND name = $2 AND etag = $3 AND status = $4";
+        sqlx::query(gone)
+            .bind(&call.operator)
+            .bind(&call.name)
+            .bind(&call.attempt)
+            .bind(RUNNING)
+            .execute(&mut *write)
+            .await?;
         Ok(write.commit().await?)
     }
 }

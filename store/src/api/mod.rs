@@ -280,12 +280,11 @@ async fn once(
         let answer = next.run(Request::from_parts(parts, AxumBody::from(bytes))).await;
         let (parts, body) = answer.into_parts();
         let body = axum::body::to_bytes(body, MAX_BODY).await.unwrap_or_default();
-        let text = std::str::from_utf8(&body).unwrap_or_default();
-        let noted = match parts.status.is_success() {
-            // What failed may be tried again; secrets are not kept.
-            false => api.store.forget_call(&call).await,
-            true if parts.headers.contains_key(header::CACHE_CONTROL) => api.store.forget_call(&call).await,
-            true => {
+        // What failed may be tried again; secrets are not kept.
+        let kept = parts.status.is_success() && !parts.headers.contains_key(header::CACHE_CONTROL);
+        let noted = match std::str::from_utf8(&body).ok().filter(|_| kept) {
+            None => api.store.forget_call(&call).await,
+            Some(text) => {
                 let etag = parts.headers.get(header::ETAG).and_then(|etag| etag.to_str().ok()).unwrap_or_default();
                 let (status, etag) = (parts.status.as_u16(), etag.to_owned());
                 api.store.end_call(&call, KeptAnswer { status, etag, body: text.to_owned() }).await
