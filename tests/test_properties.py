@@ -783,6 +783,9 @@ def test_an_export_comes_back_byte_for_byte(edge, seed):
             body = {"alias": f"any{number}", "title": "T", "tags": ["a", "b"], "visibility": "public"}
             good(done.api.post("/artifacts/prompt", json={**body, "content": content}))
         good(done.api.patch("/artifacts/prompt/any0/versions/1", json={"deprecated": True}))
+        # A draft that says what a version says is a draft all the same.
+        drafted = get(done.api, "/artifacts/prompt/any1/versions/1")["content"]
+        good(done.api.put("/artifacts/prompt/any1/draft", json={"content": drafted}))
         good(done.api.post("/tenants", json={"name": "other"}))
         source = get(done.api, "/export")
         report = good(other.post("/import", json={"bundle": source}))

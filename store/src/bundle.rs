@@ -489,7 +489,7 @@ impl Tenancy {
         let mut alias = name.clone();
         if self.find(write, kind, &alias).await?.is_some() {
             if self.holds_all(write, kind, &alias, artifact).await? {
-                match self.bring_in_draft(write, artifact, &alias, report).await? {
+                match self.bring_in_draft(write, artifact, &alias, false, report).await? {
                     true => report.updated.push(name),
                     false => report.unchanged.push(name),
                 }
@@ -557,7 +557,7 @@ impl Tenancy {
             }
             self.apply(write, kind, &alias, &change).await?;
         }
-        self.bring_in_draft(write, artifact, &alias, report).await?;
+        self.bring_in_draft(write, artifact, &alias, is_new, report).await?;
         match (is_new, alias == name) {
             (true, true) => report.created.push(name),
             (true, false) => report.renamed.push(Renamed { from: name, to: alias.clone() }),
@@ -572,13 +572,14 @@ impl Tenancy {
         write: &mut Work,
         artifact: &BundledArtifact,
         alias: &str,
+        is_new: bool,
         report: &mut ImportReport,
     ) -> Result<bool, StoreError> {
         let Some(draft) = &artifact.draft else { return Ok(false) };
         let kind = artifact.kind;
         let body = Content::read(kind, &draft.body)?.body()?;
-        // It was published here meanwhile.
-        if self.number_of(write, kind, alias, &hex::encode(content_hash(&body))).await?.is_some() {
+        // It was published here meanwhile. A draft may also equal a version that came with it.
+        if !is_new && self.number_of(write, kind, alias, &hex::encode(content_hash(&body))).await?.is_some() {
             return Ok(false);
         }
         let id = self.existing(write, kind, alias).await?.id;
