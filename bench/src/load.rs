@@ -176,8 +176,9 @@ async fn exchange(addr: SocketAddr, connection: &mut Option<TcpStream>, request:
 
 // -------------------------------------------------------------- open loop ---
 
-/// Sends the requests of `numbers` at `rate` each second; a latency counts from the moment at which the request
-/// should have been sent, so a server that stalls cannot hide what it did to the requests behind.
+/// Sends the requests of `numbers` at `rate` each second, each up to a millisecond later than even times; a latency
+/// counts from the moment at which the request should have been sent, so a server that stalls cannot hide what it did
+/// to the requests behind.
 ///
 /// It runs on blocking threads, one a connection: tokio's timer has ticks of a millisecond, ten times what a good
 /// proxy adds. `connections` bounds how many answers may be outstanding before requests leave late.
@@ -195,7 +196,7 @@ pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>
                 return report;
             }
             let request = requests(number);
-            let due = begin + interval.mul_f64((number - numbers.start) as f64);
+            let due = begin + interval.mul_f64((number - numbers.start) as f64) + off_the_tick(number);
             sleep_until(due);
             let mut first = None;
             let answer = blocking_exchange(addr, &mut connection, &request, &mut first);
@@ -214,6 +215,15 @@ pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>
     });
     report.elapsed = begin.elapsed();
     report
+}
+
+/// A part of a millisecond, another for each request, and all of them alike often. A provider that paces its answers by
+/// a timer of milliseconds writes them all at its ticks; requests at even times would meet those always, or never, by
+/// when a run happens to begin.
+fn off_the_tick(number: u64) -> Duration {
+    // Multiples of the golden ratio are spread the most evenly (H. Weyl; Knuth, TAOCP 3, 6.4).
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    Duration::from_millis(1).mul_f64((number as f64 * GOLDEN).fract())
 }
 
 /// Sleeps until shortly before `due` and spins for the rest: the kernel wakes a sleeper some 50 µs late.

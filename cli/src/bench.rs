@@ -2,8 +2,8 @@
 
 use crate::Outcome;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use sluice_bench::measure::{Load, Plan, Target, Workload, measure, page, table};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use sluice_bench::measure::{Load, Plan, Progress, Target, Workload, measure, page, table};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,6 +43,7 @@ pub struct Bench {
     /// Turns of the user's in a conversation.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     turns: u32,
+    /// What an answer may be long at most, in tokens; the provider's limit when absent.
     #[arg(long)]
     max_tokens: Option<u32>,
     /// The same question each time, so that caches may answer; otherwise each has a number of its own.
@@ -66,6 +67,58 @@ fn rate(text: &str) -> Result<(f64, f64), String> {
     let (from, to) = text.split_once("..").unwrap_or((text, text));
     let number = |text: &str| text.parse::<f64>().ok().filter(|rate| (0.001..=1e6).contains(rate));
     number(from).zip(number(to)).ok_or_else(|| "write a rate as 200, or as 50..500".to_owned())
+}
+
+/// How far it is, and what each target's last part of a round has so far: drawn on standard error, and only where that
+/// is a terminal.
+struct View {
+    bar: ProgressBar,
+    lines: Vec<ProgressBar>,
+    rounds: usize,
+}
+
+impl View {
+    fn new(plan: &Plan) -> View {
+        let all = MultiProgress::new();
+        let styled = |bar: ProgressBar, template: &str| {
+            let style = ProgressStyle::with_template(template);
+            all.add(bar.with_style(style.unwrap_or_else(|_| unreachable!("templates are constants"))))
+        };
+        let requests = plan.requests * plan.rounds as u64 * plan.targets.len() as u64;
+        let bar = styled(ProgressBar::new(requests), "{bar:30} {pos}/{len} requests, {elapsed}, {eta} left");
+        let width = plan.targets.iter().map(|target| target.name.chars().count()).max().unwrap_or_default();
+        let lines = plan
+            .targets
+            .iter()
+            .map(|target| {
+                let line = styled(ProgressBar::new_spinner(), "{prefix}  {msg}");
+                line.set_prefix(format!("{:width$}", target.name));
+                line
+            })
+            .collect();
+        View { bar, lines, rounds: plan.rounds }
+    }
+
+    fn show(&self, progress: &Progress) {
+        let times = |[middle, late]: [u64; 2]| format!("{:.2} / {:.2} ms", middle as f64 / 1e3, late as f64 / 1e3);
+        let first = progress.first_us.map(|first| format!(", first token {}", times(first)));
+        self.lines[progress.target].set_message(format!(
+            "round {} of {}: {:.0}/s, p50 / p99 {}{}, {} failed",
+            progress.round + 1,
+            self.rounds,
+            progress.rate,
+            times(progress.total_us),
+            first.unwrap_or_default(),
+            progress.failed
+        ));
+        self.bar.set_position(progress.done);
+    }
+
+    fn clear(self) {
+        for bar in self.lines.iter().chain([&self.bar]) {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 impl Bench {
@@ -94,26 +147,9 @@ impl Bench {
             warm_up: self.warm_up,
             timeout: Duration::from_secs(self.timeout_seconds),
         };
-        // Drawn on standard error, and only where that is a terminal.
-        let bar = ProgressBar::new(plan.requests * plan.rounds as u64 * plan.targets.len() as u64);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let measured = measure(&plan, |progress| {
-            bar.set_position(progress.done);
-            let at = |percentile: f64| progress.series.total.value_at_percentile(percentile) as f64 / 1e3;
-            bar.set_message(format!(
-                "round {} {}: p50 {:.2} ms, p99 {:.2} ms, {} failed",
-                progress.round + 1,
-                progress.target,
-                at(50.0),
-                at(99.0),
-                progress.series.failed()
-            ));
-        })
-        .await?;
-        bar.finish_and_clear();
+        let view = View::new(&plan);
+        let measured = measure(&plan, |progress| view.show(&progress)).await?;
+        view.clear();
         print!("{}", table(&measured));
         if let Some(file) = &self.json {
             std::fs::write(file, format!("{:#}\n", measured.json()))?;
