@@ -344,7 +344,8 @@ def main():
     provider = f"http://127.0.0.1:{port}/v1"
     servers, entrants, left_out = [], [], []
     try:
-        servers.append(Server("mock", [SLUICE, "mock", "--listen", f"127.0.0.1:{port}", "--no-record"], LOAD_CORE).wait(port))
+        mock = Server("mock", [SLUICE, "mock", "--listen", f"127.0.0.1:{port}", "--no-record"], LOAD_CORE).wait(port)
+        servers.append(mock)
         for key in chosen:
             try:
                 name, server, target = ENTRANTS[key](provider)
@@ -352,7 +353,7 @@ def main():
                 entrants.append((name, server, target))
             except Missing as reason:
                 left_out.append(f"{key}: {reason}")
-        race(flags, provider, entrants)
+        race(flags, mock, provider, entrants)
     finally:
         for server in servers:
             server.stop()
@@ -360,8 +361,9 @@ def main():
         print(f"left out: {reason}")
 
 
-def race(flags, provider, entrants):
+def race(flags, mock, provider, entrants):
     rows = []
+    own = cost(mock, provider, flags.requests)[0], cost(mock, provider, flags.requests // 4, ("--stream",))[0]
     idle = {name: server.resident_mib() for name, server, _ in entrants}
     for name, server, target in entrants:
         slow = name in ("LiteLLM", "Portkey")
@@ -379,10 +381,10 @@ def race(flags, provider, entrants):
     for row, told, stream in zip(rows, plain[1:], streams[1:]):
         row["added_total_us"], row["added_first_token_us"] = told["added_total_us"], stream["added_first_token_us"]
         row["failed"] += Counter(told["faults"]) + Counter(stream["faults"])
-    report(rows, flags)
+    report(rows, own, flags)
 
 
-def report(rows, flags):
+def report(rows, own, flags):
     head = ("", "CPU µs", "stream µs", "req/s", "added p50", "p99", "TTFT p50", "p99", "idle MiB", "loaded", "failed")
     print(f"{datetime.date.today()}, {platform.platform()}, {os.cpu_count()} cores; a gateway on one core, provider and load on the other;")
     print(f"added: ms over the provider alone at {flags.rate} requests/s, median of {flags.rounds} interleaved rounds\n")
@@ -394,6 +396,7 @@ def report(rows, flags):
             f"{milliseconds(total):>10}{milliseconds(total, 'p99'):>8}{milliseconds(first):>10}{milliseconds(first, 'p99'):>8}"
             f"{row['idle_mib']:>9.1f}{row['loaded_mib']:>8.1f}{sum(row['failed'].values()):>8}"
         )
+    print("The provider itself, asked directly, takes {:.1f} µs of its core for a request and {:.1f} for a stream.".format(*own))
     for row in rows:
         for fault, count in row["failed"].items():
             print(f"{row['name']}: {count} × {fault}")

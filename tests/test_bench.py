@@ -41,6 +41,14 @@ def test_what_is_added_is_what_was_added(store, mock, slow):
     assert other["first_token_us"] is None
 
 
+def test_the_mock_takes_the_time_that_its_distribution_says(store, folder, started):
+    mock = started(Mock(folder, latency_milliseconds="lognormal:20,80"))
+    flags = ("--closed", "--connections", "16", "--requests", "1000", "--rounds", "1")
+    told = bench(store, *target("direct", mock), *flags)[0]["targets"][0]["total_us"]
+    # Below 1 % of the draws lie as far under the median as 1 % lie above it; what is added is the machine's.
+    assert 18_000 < told["p50"] < 26_000 and 60_000 < told["p99"] < 130_000, told
+
+
 def test_a_late_answer_counts_from_when_its_request_was_due(store, slow):
     """One connection can answer 33 requests a second; asked for 100, the last of 60 wait for more than a second."""
     flags = ("--rate", "100", "--even", "--connections", "1", "--requests", "60", "--rounds", "1", "--warm-up", "0")

@@ -18,8 +18,10 @@ mod realtime;
 mod reply;
 mod responses;
 mod script;
+mod wait;
 
 pub use script::{Fault, Reply, Script, ToolCall};
+pub use wait::Wait;
 
 use exchange::Shared;
 use hyper::service::service_fn;

@@ -31,6 +31,15 @@ pub fn bootstrap(values: &[f64], statistic: impl Fn(Vec<f64>) -> f64) -> (f64, f
 pub struct Random(pub u64);
 
 impl Random {
+    /// Equal numbers give equal draws, and close ones have nothing in common (the finalizer of SplitMix64).
+    pub fn of(number: u64) -> Random {
+        let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // Of nothing but zeros, xorshift draws zeros for ever.
+        Random((mixed ^ (mixed >> 31)) | 1)
+    }
+
     /// Any number.
     pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;

@@ -30,7 +30,7 @@ impl Load {
     /// times.
     pub(super) fn times(&self, count: u64, seed: u64) -> Vec<Duration> {
         let Load::Open { from, to, poisson, .. } = *self else { return Vec::new() };
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random::of(seed);
         let mut at = 0.0;
         let mut times = Vec::with_capacity(count as usize);
         for number in 0..count {

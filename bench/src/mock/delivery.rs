@@ -5,6 +5,8 @@ use super::dialect::Dialect;
 use super::ledger::InFlight;
 use super::reply::{MARK, Order};
 use super::script::Fault;
+use super::wait::Wait;
+use crate::statistics::Random;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::Response;
@@ -174,10 +176,8 @@ fn numbered(order: Order, dialect: Dialect, mut response: Response<Scripted>) ->
 fn stream_steps(order: Order, stream: Stream) -> Vec<Step> {
     let deltas = stream.events.iter().filter(|event| event.part == Part::Delta).count();
     let half = deltas.div_ceil(2);
-    let (first, pace) =
-        (milliseconds(order.script.first_token_milliseconds), milliseconds(order.script.token_milliseconds));
     let mut writer = Writer::new(order, stream.array, stream.events.len());
-    writer.wait(first);
+    writer.wait(order.script.first_token_milliseconds);
     let mut number = 0;
     for event in stream.events {
         if breaks_before(order.fault, event.part, number == half) {
@@ -187,7 +187,9 @@ fn stream_steps(order: Order, stream: Stream) -> Vec<Step> {
             writer.event(&event.bytes);
             continue;
         }
-        writer.wait(pace.filter(|_| number > 0));
+        if number > 0 {
+            writer.wait(order.script.token_milliseconds);
+        }
         number += 1;
         match order.fault {
             Fault::MalformedJson if number == half => writer.event(&cut(&event.bytes)),
@@ -248,7 +250,8 @@ struct Writer {
     steps: Vec<Step>,
     fault: Fault,
     /// The time between the bytes of a trickle.
-    pace: Option<Duration>,
+    pace: Option<Wait>,
+    random: Random,
     array: bool,
     /// How many events have been written.
     sent: usize,
@@ -261,18 +264,23 @@ impl Writer {
         Writer {
             steps: Vec::with_capacity(3 * events),
             fault: order.fault,
-            pace: milliseconds(order.script.token_milliseconds),
+            pace: order.script.token_milliseconds,
+            random: Random::of(!order.serial),
             array,
             sent: 0,
             gzip: gzip.then(|| Box::new(GzEncoder::new(Vec::new(), Compression::default()))),
         }
     }
 
-    fn wait(&mut self, time: Option<Duration>) {
+    fn wait(&mut self, wait: Option<Wait>) {
         // A trickle has a pace of its own.
         if self.fault != Fault::Trickle {
-            self.steps.extend(time.map(Step::Wait));
+            self.pause(wait);
         }
+    }
+
+    fn pause(&mut self, wait: Option<Wait>) {
+        self.steps.extend(wait.and_then(|wait| wait.draw(&mut self.random)).map(Step::Wait));
     }
 
     fn event(&mut self, event: &Bytes) {
@@ -302,7 +310,7 @@ impl Writer {
         match self.fault {
             Fault::Trickle => {
                 for at in 0..bytes.len() {
-                    self.steps.extend(self.pace.map(Step::Wait));
+                    self.pause(self.pace);
                     self.steps.extend([Step::Send(bytes.slice(at..=at)), Step::Flush]);
                 }
             }
@@ -379,10 +387,6 @@ impl Writer {
 /// Whether a byte is inside a character.
 fn is_continuation(byte: u8) -> bool {
     byte & 0b1100_0000 == 0b1000_0000
-}
-
-pub(super) fn milliseconds(count: Option<u64>) -> Option<Duration> {
-    count.filter(|&count| count > 0).map(Duration::from_millis)
 }
 
 #[cfg(test)]

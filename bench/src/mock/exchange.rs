@@ -1,13 +1,14 @@
 //! One request to the mock: count it, read it, choose the script, keep it, answer it as told.
 
 use super::body::{Closed, Scripted, Step};
-use super::delivery::{self, Answer, JSON, milliseconds};
+use super::delivery::{self, Answer, JSON};
 use super::dialect::Dialect;
 use super::ledger::{self, InFlight, Requests, Stats};
 use super::line::Line;
 use super::reply::Order;
 use super::script::{Fault, Script};
 use super::{anthropic, gemini, openai, realtime, responses};
+use crate::statistics::Random;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -18,6 +19,7 @@ use std::collections::HashMap;
 use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -81,12 +83,14 @@ pub(super) async fn answer(line: Arc<Line>, mut request: Request<Incoming>) -> R
     if script.record != Some(false) {
         shared.requests.keep(&head, &body);
     }
-    in_flight.close_after(milliseconds(script.idle_close_milliseconds));
+    in_flight.close_after(script.idle_close_milliseconds.filter(|&count| count > 0).map(Duration::from_millis));
     if !script.expected_authorization.as_ref().is_none_or(|expected| is_authorized(&head.headers, expected)) {
         let message = "Incorrect API key provided.";
         return Ok(error(dialect, StatusCode::UNAUTHORIZED, message, "invalid_api_key", Some(in_flight)));
     }
-    if let Some(latency) = milliseconds(script.latency_milliseconds) {
+    let serial = shared.serial.fetch_add(1, Relaxed);
+    let mut random = Random::of(serial);
+    if let Some(latency) = script.latency_milliseconds.and_then(|latency| latency.draw(&mut random)) {
         tokio::time::sleep(latency).await;
     }
     match fault {
@@ -112,7 +116,7 @@ pub(super) async fn answer(line: Arc<Line>, mut request: Request<Incoming>) -> R
         in_flight.upgrade(upgrade);
         return Ok(realtime::agreement(&head.headers));
     }
-    let order = Order { script, fault, serial: shared.serial.fetch_add(1, Relaxed) };
+    let order = Order { script, fault, serial };
     let Some(answer) = say(order, &head, &body) else {
         let message = format!("Unknown request URL: {} {path}", head.method);
         return Ok(error(dialect, StatusCode::NOT_FOUND, &message, "unknown_url", Some(in_flight)));

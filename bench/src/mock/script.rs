@@ -4,6 +4,7 @@
 //! every field is optional, so that a more specific script overrides single fields of a more general one.
 //! It is deserialised field by field instead of derived, because serde's own type errors do not name the field.
 
+use super::wait::Wait;
 use clap::Args;
 use hyper::StatusCode;
 use serde::de::{DeserializeOwned, Error as _};
@@ -15,15 +16,16 @@ use std::str::FromStr;
 /// How the mock answers; what is absent is left to the next more general script, and in the end to plain behaviour.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Script {
-    /// Milliseconds to wait before the response header.
-    #[arg(long)]
-    pub latency_milliseconds: Option<u64>,
-    /// Milliseconds between the header of a stream and its first event.
-    #[arg(long)]
-    pub first_token_milliseconds: Option<u64>,
-    /// Milliseconds between the deltas of a stream.
-    #[arg(long)]
-    pub token_milliseconds: Option<u64>,
+    /// Milliseconds to wait before the response header: 20, 10..50 (equally often), exponential:MEAN, or
+    /// lognormal:MEDIAN,P99.
+    #[arg(long, value_name = "WAIT")]
+    pub latency_milliseconds: Option<Wait>,
+    /// Milliseconds between the header of a stream and its first event, as above.
+    #[arg(long, value_name = "WAIT")]
+    pub first_token_milliseconds: Option<Wait>,
+    /// Milliseconds between the deltas of a stream, as above, each drawn anew.
+    #[arg(long, value_name = "WAIT")]
+    pub token_milliseconds: Option<Wait>,
     /// How many tokens (deltas) of the reply are emitted; the whole reply when absent.
     #[arg(long)]
     pub tokens: Option<usize>,
@@ -345,7 +347,8 @@ mod tests {
     #[test]
     fn a_bad_script_is_refused_by_the_name_of_its_field() {
         check(r#"{"latency": 5}"#, "unknown field `latency`");
-        check(r#"{"latency_milliseconds": "5"}"#, "`latency_milliseconds`: invalid type");
+        check(r#"{"latency_milliseconds": "soon"}"#, r#"`latency_milliseconds`: "soon" is no wait"#);
+        check(r#"{"token_milliseconds": true}"#, r#"`token_milliseconds`: "true" is no wait"#);
         check(r#"{"split": 0}"#, "`split`: ");
         check(r#"{"reply": "lats"}"#, r#"`reply`: unknown reply "lats""#);
         check(r#"{"reply": {"txt": "x"}}"#, "`reply`: unknown field `txt`");
