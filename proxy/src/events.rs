@@ -200,14 +200,10 @@ impl Events {
             return Ok(());
         };
         if self.content && self.added == 0 && self.vault.leaves_answers() && self.transcript.is_none() {
-            if self.is_plain(&data) {
-                out.extend_from_slice(frame.raw());
-                return Ok(());
-            }
-            if let Some(cut) = self.plain_but_for_usage(&data) {
-                let mut shown = data.into_owned();
-                shown.replace_range(cut, "");
-                out.extend_from_slice(&frame.with_data(&shown));
+            let cut = self.cut_of_plain(&data);
+            if let Some([before, behind]) = cut.and_then(|cut| frame.around(cut)) {
+                out.extend_from_slice(before);
+                out.extend_from_slice(behind);
                 return Ok(());
             }
         }
@@ -284,34 +280,25 @@ impl Events {
         self.provider == self.client
     }
 
-    /// Whether an event after the first content says nothing that Sluice has to know, and looks whole. Most events of
-    /// a stream are such.
-    fn is_plain(&self, data: &str) -> bool {
-        let is_whole = data.starts_with('{') && data.ends_with('}');
-        // An unescaped quote cannot stand inside a string, so these are names and never the model's words.
-        is_whole
-            && match self.client {
-                Dialect::Chat | Dialect::Completions => !holds(data, &USAGE) && !holds(data, &ERROR),
-                Dialect::Messages => data.contains("\"content_block_delta\""),
-                Dialect::Responses => data.contains(".delta\""),
-                _ => false,
-            }
-    }
-
-    /// Where an event that is plain otherwise says that there is no usage yet, which a provider that was asked for usage
-    /// says in every event, and the caller did not ask for.
-    fn plain_but_for_usage(&self, data: &str) -> Option<Range<usize>> {
-        let is_chat = matches!(self.client, Dialect::Chat | Dialect::Completions);
-        if !(self.strip_usage && is_chat && data.starts_with('{') && data.ends_with('}')) {
+    /// What is left out of an event after the first content that says nothing which Sluice has to know, and looks
+    /// whole: an empty range, or that there is no usage yet, where the caller did not ask for usage. Most events of a
+    /// stream are such.
+    fn cut_of_plain(&self, data: &str) -> Option<Range<usize>> {
+        const NOTHING: Range<usize> = 0..0;
+        if !(data.starts_with('{') && data.ends_with('}')) {
             return None;
         }
-        let at = USAGE.find(data.as_bytes())?;
-        let end = at + NO_USAGE.len();
-        // Behind the choices, or the last member of all: so it is the event's own.
-        let rest = data.get(end..)?;
-        let is_own = rest == "}" || data[..at].ends_with("],") && rest.starts_with(',');
-        let is_null = data[at..].starts_with(NO_USAGE) && data[..at].ends_with(',');
-        (is_null && is_own && !holds(rest, &USAGE) && !holds(data, &ERROR)).then_some(at - 1..end)
+        // An unescaped quote cannot stand inside a string, so these are names and never the model's words.
+        match self.client {
+            Dialect::Chat | Dialect::Completions if holds(data, &ERROR) => None,
+            Dialect::Chat | Dialect::Completions => match USAGE.find(data.as_bytes()) {
+                None => Some(NOTHING),
+                Some(at) => no_usage_yet(data, at).map(|cut| if self.strip_usage { cut } else { NOTHING }),
+            },
+            Dialect::Messages => data.contains("\"content_block_delta\"").then_some(NOTHING),
+            Dialect::Responses => data.contains(".delta\"").then_some(NOTHING),
+            _ => None,
+        }
     }
 
     /// Puts originals into the strings of an event.
@@ -387,6 +374,17 @@ const NO_USAGE: &str = "\"usage\":null";
 
 static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+
+/// The event's own member `usage` at `at`, with the comma before it, if it is null, as in every event but the last of a
+/// provider that was asked for usage, and no other follows.
+fn no_usage_yet(data: &str, at: usize) -> Option<Range<usize>> {
+    let end = at + NO_USAGE.len();
+    // Behind the choices, or the last member of all: so it is the event's own.
+    let rest = data.get(end..)?;
+    let is_own = rest == "}" || data[..at].ends_with("],") && rest.starts_with(',');
+    let is_null = data[at..].starts_with(NO_USAGE) && data[..at].ends_with(',');
+    (is_null && is_own && !holds(rest, &USAGE)).then_some(at - 1..end)
+}
 
 fn holds(data: &str, finder: &Finder<'_>) -> bool {
     finder.find(data.as_bytes()).is_some()
@@ -538,6 +536,16 @@ mod tests {
         let mut shown = BytesMut::new();
         events.push(stream.concat().as_bytes(), &mut shown).unwrap();
         assert_eq!(String::from_utf8(shown.to_vec()).unwrap(), expected.concat());
+        assert_eq!(events.usage, Usage { input: Some(3), output: Some(4) });
+    }
+
+    #[test]
+    fn usage_that_the_caller_asked_for_stays() {
+        let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}],\"usage\":null}\r\n\r\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n";
+        let mut events = Events::new(&audience(Dialect::Chat, Vault::default()));
+        let mut shown = BytesMut::new();
+        events.push(stream.as_bytes(), &mut shown).unwrap();
+        assert_eq!(shown, stream);
         assert_eq!(events.usage, Usage { input: Some(3), output: Some(4) });
     }
 

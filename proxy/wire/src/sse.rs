@@ -1,6 +1,7 @@
 //! Server-sent events (WHATWG HTML, section 9.2): bytes in any chunks to whole frames, each with its own bytes.
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -70,13 +71,13 @@ impl Frames {
 #[derive(Clone, Debug)]
 pub struct Frame {
     raw: Bytes,
-    /// The `data` lines' values, in order.
-    lines: Vec<Range<usize>>,
+    /// The `data` lines' values, in order; one, as a rule.
+    lines: SmallVec<[Range<usize>; 1]>,
 }
 
 impl Frame {
     fn of(raw: Bytes) -> Frame {
-        let mut lines = Vec::with_capacity(1);
+        let mut lines = SmallVec::new();
         let mut at = 0;
         // Where each line ends; a CRLF ends an empty line too, which holds no data.
         for end in memchr::memchr2_iter(b'\n', b'\r', &raw).chain([raw.len()]) {
@@ -107,6 +108,12 @@ impl Frame {
     /// Whether there is data, be it text or not.
     pub fn has_data(&self) -> bool {
         !self.lines.is_empty()
+    }
+
+    /// What stands before and behind a range of its data; nothing where that is in several lines.
+    pub fn around(&self, range: Range<usize>) -> Option<[&[u8]; 2]> {
+        let [only] = self.lines.as_slice() else { return None };
+        Some([&self.raw[..only.start + range.start], &self.raw[only.start + range.end..]])
     }
 
     /// The frame with other data; other lines (`event:`, `id:`) stay.
@@ -150,6 +157,8 @@ mod tests {
         assert!(frames[3].has_data() && !frames[0].has_data());
         assert_eq!(rest, "data: cut");
         assert_eq!(frames[1].with_data("{}"), "event: x\r\ndata: {}\r\n\r\n");
+        assert_eq!(frames[1].around(1..5), Some([&b"event: x\r\ndata: {"[..], b"1}\r\n\r\n"]));
+        assert_eq!(frames[2].around(0..1), None);
     }
 
     #[test]
