@@ -336,6 +336,8 @@ def main():
     parser.add_argument("--only", help=f"some of {', '.join(ENTRANTS)}")
     flags = parser.parse_args()
     chosen = flags.only.split(",") if flags.only else list(ENTRANTS)
+    if unknown := [key for key in chosen if key not in ENTRANTS]:
+        parser.error(f"--only: no {', '.join(unknown)}; there are {', '.join(ENTRANTS)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for binary in (SLUICE, FLOOR):
         if not binary.exists():

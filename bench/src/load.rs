@@ -13,8 +13,8 @@ use hdrhistogram::Histogram;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -185,11 +185,14 @@ async fn exchange(addr: SocketAddr, connection: &mut Option<TcpStream>, request:
 pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>, requests: &Requests) -> Report {
     let next = AtomicU64::new(numbers.start);
     let interval = Duration::from_secs_f64(1.0 / rate);
-    // The threads get time to start and connect.
-    let begin = Instant::now() + Duration::from_millis(20);
+    let (ready, begin) = (Barrier::new(connections), OnceLock::new());
     let worker = || {
         let mut report = Report::new();
         let mut connection = blocking_connect(addr).ok();
+        // What a server does once for each connection is none of a steady rate's.
+        let _ = blocking_exchange(addr, &mut connection, &requests(numbers.start), &mut None);
+        ready.wait();
+        let begin = *begin.get_or_init(|| Instant::now() + Duration::from_millis(20));
         loop {
             let number = next.fetch_add(1, Relaxed);
             if number >= numbers.end {
@@ -213,7 +216,7 @@ pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>
             }
         }
     });
-    report.elapsed = begin.elapsed();
+    report.elapsed = begin.get().map_or(Duration::ZERO, Instant::elapsed);
     report
 }
 

@@ -133,7 +133,7 @@ fn steps(measured: &Measured, wholes: &[Series], out: &mut String) {
     for (name, whole) in measured.names.iter().zip(wholes).filter(|(_, whole)| !whole.steps.is_empty()) {
         out.push_str("<h2>Steps of ");
         escape(name, out);
-        out.push_str(" (server-timing, median)</h2><table>");
+        out.push_str(" (server-timing, median; bars logarithmic)</h2><table>");
         let median = |times: &hdrhistogram::Histogram<u64>| times.value_at_percentile(50.0) as f64 / 100.0;
         let most = whole.steps.values().map(median).fold(1.0, f64::max);
         for (step, times) in &whole.steps {
