@@ -186,11 +186,12 @@ pub fn open(addr: SocketAddr, connections: usize, rate: f64, numbers: Range<u64>
     let next = AtomicU64::new(numbers.start);
     let interval = Duration::from_secs_f64(1.0 / rate);
     let (ready, begin) = (Barrier::new(connections), OnceLock::new());
+    let warming = requests(numbers.start);
     let worker = || {
         let mut report = Report::new();
         let mut connection = blocking_connect(addr).ok();
         // What a server does once for each connection is none of a steady rate's.
-        let _ = blocking_exchange(addr, &mut connection, &requests(numbers.start), &mut None);
+        let _ = blocking_exchange(addr, &mut connection, &warming, &mut None);
         ready.wait();
         let begin = *begin.get_or_init(|| Instant::now() + Duration::from_millis(20));
         loop {

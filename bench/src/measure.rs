@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 
 /// What is to be measured.
 pub struct Plan {
@@ -59,6 +60,28 @@ pub struct Progress {
     pub first_us: Option<[u64; 2]>,
 }
 
+/// Where in the plan it is: answers before this part were `done`.
+struct Place {
+    round: usize,
+    target: usize,
+    done: u64,
+}
+
+impl Place {
+    fn progress(&self, series: &Series, elapsed: Duration) -> Progress {
+        let middle_and_99 = |times: &Histogram<u64>| [50.0, 99.0].map(|at| times.value_at_percentile(at));
+        Progress {
+            round: self.round,
+            target: self.target,
+            done: self.done + series.good() + series.failed(),
+            failed: series.failed(),
+            rate: series.good() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+            total_us: middle_and_99(&series.total),
+            first_us: (!series.first.is_empty()).then(|| middle_and_99(&series.first)),
+        }
+    }
+}
+
 /// How often it is told.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -80,17 +103,11 @@ pub async fn measure(plan: &Plan, mut tell: impl FnMut(Progress)) -> Result<Meas
         for turn in 0..clients.len() {
             let target = (round + turn) % clients.len();
             let first = plan.warm_up + round as u64 * plan.requests;
+            let place = Place { round, target, done };
             let series = run(plan, &clients[target], first, plan.requests, plan.load, |series, elapsed| {
-                let middle_and_99 = |times: &Histogram<u64>| [50.0, 99.0].map(|at| times.value_at_percentile(at));
-                tell(Progress {
-                    round,
-                    target,
-                    done: done + series.good() + series.failed(),
-                    failed: series.failed(),
-                    rate: series.good() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
-                    total_us: middle_and_99(&series.total),
-                    first_us: (!series.first.is_empty()).then(|| middle_and_99(&series.first)),
-                });
+                let progress = place.progress(&series.lock(), elapsed);
+                // Drawing takes its time, in which answers are counted on.
+                tell(progress);
             })
             .await;
             done += plan.requests;
@@ -124,7 +141,7 @@ async fn run(
     first: u64,
     count: u64,
     load: Load,
-    mut tell: impl FnMut(&Series, Duration),
+    mut tell: impl FnMut(&Mutex<Series>, Duration),
 ) -> Series {
     let next = Arc::new(AtomicU64::new(0));
     let times = Arc::new(load.times(count, first));
@@ -143,12 +160,10 @@ async fn run(
                 tokio::time::sleep_until(begin.into()).await;
             }
             loop {
-                let mut was_waiting = true;
-                if is_open {
-                    was_waiting = due.try_acquire().map(SemaphorePermit::forget).is_err();
-                    if was_waiting && let Ok(permit) = due.acquire().await {
-                        permit.forget();
-                    }
+                let free = Instant::now();
+                // The clock never closes the semaphore.
+                if is_open && let Ok(permit) = due.acquire().await {
+                    permit.forget();
                 }
                 let number = next.fetch_add(1, Relaxed);
                 if number >= count {
@@ -156,8 +171,8 @@ async fn run(
                 }
                 let body = workload.body(first + number, client.target());
                 // The clock's own lateness is not the server's; that all connections were busy is.
-                let from = match times.get(number as usize) {
-                    Some(time) if !was_waiting => begin + *time,
+                let from = match times.get(number as usize).map(|time| begin + *time) {
+                    Some(due) if due < free => due,
                     _ => Instant::now(),
                 };
                 let answer = client.ask(&mut connection, body, from).await;
@@ -166,15 +181,17 @@ async fn run(
         });
     }
     let mut glances = tokio::time::interval(GLANCE);
+    glances.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             // A worker neither panics nor is aborted.
             ended = workers.join_next() => if ended.is_none() { break },
-            _ = glances.tick() => tell(&series.lock(), begin.elapsed()),
+            _ = glances.tick() => tell(&series, begin.elapsed()),
         }
     }
+    let elapsed = begin.elapsed();
+    tell(&series, elapsed);
     let mut series = std::mem::take(&mut *series.lock());
-    series.elapsed = begin.elapsed();
-    tell(&series, series.elapsed);
+    series.elapsed = elapsed;
     series
 }
