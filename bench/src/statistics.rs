@@ -28,7 +28,7 @@ pub fn bootstrap(values: &[f64], statistic: impl Fn(Vec<f64>) -> f64) -> (f64, f
 }
 
 /// xorshift64*; good enough for gaps and resampling.
-pub struct Random(pub u64);
+pub struct Random(u64);
 
 impl Random {
     /// Equal numbers give equal draws, and close ones have nothing in common (the finalizer of SplitMix64).
@@ -51,5 +51,10 @@ impl Random {
     /// From 0 up to but not including 1.
     pub fn unit(&mut self) -> f64 {
         (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Exponentially distributed, of mean 1, by inversion.
+    pub fn exponential(&mut self) -> f64 {
+        -(1.0 - self.unit()).ln()
     }
 }

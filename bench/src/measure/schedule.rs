@@ -36,7 +36,7 @@ impl Load {
         for number in 0..count {
             times.push(Duration::from_secs_f64(at));
             let rate = from + (to - from) * number as f64 / count.max(1) as f64;
-            let gap = if poisson { -(1.0 - random.unit()).ln() } else { 1.0 };
+            let gap = if poisson { random.exponential() } else { 1.0 };
             at += gap / rate.max(1e-6);
         }
         times

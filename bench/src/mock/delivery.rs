@@ -265,6 +265,7 @@ impl Writer {
             steps: Vec::with_capacity(3 * events),
             fault: order.fault,
             pace: order.script.token_milliseconds,
+            // Other draws than those of the answer's latency.
             random: Random::of(!order.serial),
             array,
             sent: 0,

@@ -31,22 +31,17 @@ impl Wait {
         let time = match self {
             Wait::Fixed(time) => time,
             Wait::Uniform(from, to) => from + (to - from) * random.unit(),
-            Wait::Exponential(mean) => mean * exponential(random),
+            Wait::Exponential(mean) => mean * random.exponential(),
             Wait::LogNormal { median, p99 } => median * ((p99 / median).ln() / NORMAL_P99 * normal(random)).exp(),
         };
         (time > 0.0).then(|| Duration::from_secs_f64(time.min(LONGEST) / 1e3))
     }
 }
 
-/// Of mean 1, by inversion.
-fn exponential(random: &mut Random) -> f64 {
-    -(1.0 - random.unit()).ln()
-}
-
 /// The standard normal distribution (G. E. P. Box, M. E. Muller, "A Note on the Generation of Random Normal Deviates",
 /// 1958).
 fn normal(random: &mut Random) -> f64 {
-    (2.0 * exponential(random)).sqrt() * (std::f64::consts::TAU * random.unit()).cos()
+    (2.0 * random.exponential()).sqrt() * (std::f64::consts::TAU * random.unit()).cos()
 }
 
 impl FromStr for Wait {
