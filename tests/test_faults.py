@@ -1,12 +1,14 @@
 """What the client sees when the provider fails: never a silent success."""
 
 import json
+import os
+import signal
 import time
 
 import openai
 import pytest
 
-from harness import request, user
+from harness import eventually, request, user
 
 HI = user("one two three four five six", model="plain")
 
@@ -46,7 +48,17 @@ def test_a_provider_that_never_answers_times_out(edge, simple, stream):
     start = time.monotonic()
     answer = edge.chat(simple, {**HI, "model": "impatient", "stream": stream}, {"fault": "stall_before_header"})
     check_failed(answer, 504, "upstream_timeout")
-    assert 0.9 <= time.monotonic() - start < 3
+    assert 0.9 <= time.monotonic() - start < 10
+
+
+def test_a_time_limit_is_no_shorter_after_the_machine_held_the_edge_up(edge, simple):
+    os.kill(edge.pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(edge.pid, signal.SIGCONT)
+    start = time.monotonic()
+    answer = edge.chat(simple, {**HI, "model": "impatient"}, {"fault": "stall_before_header"})
+    check_failed(answer, 504, "upstream_timeout")
+    assert 0.95 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -93,7 +105,7 @@ def test_a_stream_that_stalls_ends_with_an_error(edge, simple):
     answer = edge.chat(simple, streamed("impatient"), {"fault": "stall_mid_stream"})
     check_interrupted(answer, "upstream_timeout")
     assert answer.streamed_text.startswith("one")
-    assert 0.9 <= time.monotonic() - start < 4
+    assert 0.9 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("fault", ["close_mid_stream", "close_after_header", "malformed_json"])
@@ -121,21 +133,25 @@ def test_deltas_arrive_as_they_are_made(edge, simple):
                 time.monotonic() - start
                 for chunk in client.chat.completions.create(
                     model=model,
-                    messages=HI["messages"],
+                    messages=user("word " * 20)["messages"],
                     stream=True,
                     extra_headers={"x-mock": json.dumps({"token_milliseconds": 100})},
                 )
                 if chunk.choices and chunk.choices[0].delta.content
             ]
-        assert len(times) >= 6
-        assert times[-1] - times[0] > 0.35, times
+        # Twenty words in two seconds: what is held up for a moment comes close together, what is gathered comes at once.
+        assert len(times) >= 20
+        assert times[-1] - times[0] > 0.7, times
 
 
 def test_faults_are_counted_by_cause(edge, simple):
     def count(cause):
         return edge.metric("sluice_errors_total", cause=cause, fault="provider")
 
-    before = count("upstream_connect_failed"), count("upstream_stream_interrupted")
+    def both():
+        return count("upstream_connect_failed"), count("upstream_stream_interrupted")
+
+    before = both()
     edge.chat(simple, {**HI, "model": "refusing"})
     edge.chat(simple, streamed(), {"fault": "no_done"})
-    assert (count("upstream_connect_failed"), count("upstream_stream_interrupted")) == (before[0] + 1, before[1] + 1)
+    eventually("both are counted", lambda: both() == (before[0] + 1, before[1] + 1))

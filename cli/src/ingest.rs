@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Args)]
 pub struct Ingest {
@@ -40,10 +41,12 @@ impl Ingest {
         if !self.watch {
             return Ok(ExitCode::SUCCESS);
         }
+        // Listened for from here on, so that an interrupt while the files are read ends the watch, too.
+        let mut interrupt = signal(SignalKind::interrupt())?;
         println!("watching; interrupt to end");
         loop {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+                _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
                 () = tokio::time::sleep(WATCH_PERIOD) => {}
             }
             // A path that is gone for a moment, as while an editor saves, says nothing of its documents; a folder

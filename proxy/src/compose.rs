@@ -3,7 +3,7 @@
 use crate::prompt::{Compiled, VersionEntry};
 use crate::recall::Recalled;
 use crate::refuse::{ErrorCode, Refusal};
-use crate::trace::random_hex;
+use crate::trace::random_letters;
 use sluice_index::Rendered;
 use sluice_text::{Message, RenderError, Variables};
 
@@ -41,7 +41,7 @@ pub fn compose(recalled: Recalled) -> Result<Composed, Refusal> {
         }
         rendered.opening.extend(recalled.plan.adapted.examples.iter().cloned());
     }
-    let block = recalled.context.as_ref().and_then(|context| context.block.text(&random_hex::<8>()));
+    let block = recalled.context.as_ref().and_then(|context| context.block.text(&random_letters::<8>()));
     let Rendered { opening, closing, rules } = rendered;
     Ok(Composed { recalled, opening, closing, rules, fallback, block })
 }

@@ -1,8 +1,8 @@
 //! Timers for waits that nearly never last: each request begins some, and none of them is to cost anything.
 //!
 //! A wait that has to go on looks up the bell of its tick and listens to it; what ends in time just leaves. Nothing asks
-//! for the time: a thread counts ticks of ten milliseconds and rings. So a timer goes off up to two ticks late (a second
-//! late beyond ten seconds), and never early. (`pingora-timeout` works in this way too; it asks for the time seven times for
+//! for the time: a thread counts ticks of at least ten milliseconds and rings. So a timer goes off up to two ticks late (a
+//! second late beyond ten seconds), later by as much as the machine kept its ticks waiting, and never early. (`pingora-timeout` works in this way too; it asks for the time seven times for
 //! each wait, and allocates.)
 
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
@@ -67,14 +67,11 @@ static BELLS: LazyLock<Bells> = LazyLock::new(|| {
 });
 
 fn tick() {
-    let begun = Instant::now();
     let mut now = 0;
     loop {
         std::thread::sleep(TICK);
-        // After a pause of the whole process the count catches up tick by tick: what began to wait after the pause, by a
-        // count that stood still, is not to be over at once.
-        let real = (begun.elapsed().as_millis() / TICK.as_millis()) as u64;
-        now = real.min(now + 2);
+        // A tick that was late is not made up for: waits that began by a count that stood still would be over early.
+        now += 1;
         BELLS.ring(now);
     }
 }
@@ -125,6 +122,7 @@ fn shard() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[tokio::test]
     async fn a_wait_ends_after_its_time_and_not_before() {
@@ -133,7 +131,7 @@ mod tests {
             let begun = Instant::now();
             assert_eq!(timeout(wanted, std::future::pending::<()>()).await, Err(Elapsed));
             let took = begun.elapsed();
-            assert!(took >= wanted && took < wanted + Duration::from_secs(2), "{wanted:?}: {took:?}");
+            assert!(took >= wanted && took < wanted + Duration::from_secs(20), "{wanted:?}: {took:?}");
             let begun = Instant::now();
             sleep(wanted).await;
             assert!(begun.elapsed() >= wanted);

@@ -42,12 +42,20 @@ impl Generator {
 
 /// `BYTES` random bytes in hexadecimal.
 pub fn random_hex<const BYTES: usize>() -> String {
+    random_text::<BYTES>(b"0123456789abcdef")
+}
+
+/// `BYTES` random bytes in letters alone, which nothing takes for the number of an account or a card.
+pub fn random_letters<const BYTES: usize>() -> String {
+    random_text::<BYTES>(b"abcdefghijklmnop")
+}
+
+fn random_text<const BYTES: usize>(digits: &[u8; 16]) -> String {
     let bytes: [u8; BYTES] = GENERATOR.with_borrow_mut(Generator::take);
     let mut text = String::with_capacity(BYTES * 2);
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     for byte in &bytes {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 15)]));
+        text.push(char::from(digits[usize::from(byte >> 4)]));
+        text.push(char::from(digits[usize::from(byte & 15)]));
     }
     text
 }
@@ -82,12 +90,20 @@ fn parse(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluice_scrub::{Kind, Rules, find};
 
     #[test]
     fn no_id_comes_twice() {
         let ids: std::collections::HashSet<String> = (0..1_000).map(|_| random_hex::<16>()).collect();
         assert_eq!(ids.len(), 1_000);
         assert!(ids.iter().all(|id| id.len() == 32));
+    }
+
+    #[test]
+    fn letters_are_taken_for_nothing() {
+        let rules = Rules::of(&Kind::ALL);
+        let text: String = (0..100_000).map(|_| format!("<context-{}>\n", random_letters::<8>())).collect();
+        assert_eq!(find(&text, &rules).len(), 0);
     }
 
     #[test]

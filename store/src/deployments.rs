@@ -179,7 +179,8 @@ impl Tenancy {
         artifact: &[u8],
         environment: &str,
     ) -> Result<Vec<Deployment>, StoreError> {
-        let rows: Vec<(String, i64, Option<i64>, String, String, i64)> = sqlx::query_as("SELECT d.environment, d.revision, v.number, d.actor, d.note, d.at FROM deployment d LEFT JOIN artifact_version v ON v.id = d.version_id WHERE d.artifact_id = $1 AND ($2 = '' OR d.environment = $2) ORDER BY d.at DESC, d.revision DESC")
+        // Of one environment by revision, whatever the clock said when they were made.
+        let rows: Vec<(String, i64, Option<i64>, String, String, i64)> = sqlx::query_as("SELECT d.environment, d.revision, v.number, d.actor, d.note, d.at FROM deployment d LEFT JOIN artifact_version v ON v.id = d.version_id WHERE d.artifact_id = $1 AND ($2 = '' OR d.environment = $2) ORDER BY MAX(d.at) OVER (PARTITION BY d.environment ORDER BY d.revision) DESC, d.revision DESC")
             .bind(artifact)
             .bind(environment)
             .fetch_all(&mut **work)
@@ -192,11 +193,7 @@ impl Tenancy {
             note,
             at,
         };
-        let mut entries: Vec<Deployment> = rows.into_iter().map(entry).collect();
-        if !environment.is_empty() {
-            entries.sort_by_key(|entry| std::cmp::Reverse(entry.revision));
-        }
-        Ok(entries)
+        Ok(rows.into_iter().map(entry).collect())
     }
 
     async fn point(
