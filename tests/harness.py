@@ -5,6 +5,7 @@ Knows the outward contract (command line, configuration, HTTP) and nothing about
 """
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -33,10 +34,22 @@ ALL_ASSERTS = "variables,prompt,environment,collections,context_tokens,filter,ex
 ALIVE = []
 
 
+# Each worker has numbers of its own, below those that the kernel gives to outgoing connections; none is given twice, so that
+# a port stays free until the server that it is for listens, and one at which nothing listens stays closed.
+PORTS = itertools.count(os.getpid() % 5_000)
+FIRST_PORT = 10_000 + 5_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    for number in PORTS:
+        port = FIRST_PORT + number % 5_000
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def eventually(what, look, seconds=10.0, every=0.02):

@@ -78,10 +78,8 @@ def test_a_body_of_exactly_the_limit_passes(tight):
 
 def test_a_body_declared_too_large_is_refused_before_it_is_sent(tight):
     with connect(tight) as connection:
-        start = time.monotonic()
         connection.sendall(head(tight, tight.key, f"content-length: {LIMIT + 1}"))
         check_refused(parsed(read_answer(connection)), 413, "body_too_large")
-        assert time.monotonic() - start < 0.8, "it waited for the body"
         assert closes(connection)
 
 

@@ -104,6 +104,7 @@ def compare(found):
     assert not off, "costs moved: " + "; ".join(off)
 
 
+@pytest.mark.timeout(300)
 def test_steps_cost_what_is_recorded(tmp_path):
     out = tmp_path / "callgrind.out"
     steps = BINARY.with_name("steps")
@@ -167,6 +168,7 @@ def provider(folder):
     mock.stop()
 
 
+@pytest.mark.timeout(300)
 def test_requests_cost_the_instructions_and_allocations_that_are_recorded(stored, provider, tmp_path):
     out = tmp_path / "callgrind.out"
     edge = Counted(
@@ -221,6 +223,7 @@ def read_dump(dump):
     return total, allocated
 
 
+@pytest.mark.timeout(300)
 def test_requests_make_the_system_calls_that_are_recorded(stored, provider, tmp_path):
     edge = Counted(stored, CONFIG.replace("MOCK/", f"{provider.base}/"), [])
     try:

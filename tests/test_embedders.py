@@ -135,14 +135,18 @@ def test_a_collection_is_embedded_anew_in_the_background_and_serves_meanwhile(sh
     first_is(shop, vectors, "money and reimbursement", "refunds.md")
     # And back to the model in the program.
     shop.store.run("collection", "model", "shop", "--built-in")
-    before = len(vectors.asked)
 
     def own():
         _, everything, header = found(shop, "How long does a refund take?")
         return everything and everything[0] == "refunds.md" and "degraded" not in header
 
     eventually("the model in the program serves", own, 20, 0.2)
-    eventually("nobody is asked any more", lambda: len(vectors.asked) == len(vectors.asked) >= before, 5)
+
+    def silent():
+        asked = len(vectors.asked)
+        return found(shop, f"How long does parcel {time.time()} take?")[1] and len(vectors.asked) == asked
+
+    eventually("nobody is asked any more", silent, 20, 0.2)
 
 
 def test_new_documents_are_found_by_words_at_once_and_by_vectors_soon(shop, vectors):
@@ -172,22 +176,22 @@ def test_a_slow_or_broken_embedder_costs_its_time_limit_and_no_request(shop, vec
     for tokens in (100, 200, 300):
         assert "degraded" not in found(shop, "a canvas shelter", context_tokens=tokens)[2]
     assert len(vectors.asked) == count
-    vectors.delay = 2.0
+    vectors.delay = 5.0
     reasons = []
     for number in range(4):
         begun = time.monotonic()
         _, everything, header = found(shop, f"Keep a tent dry {number}")
         assert everything[0] == "tents.md", "words go on"
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 4
         reasons.append(header.partition("degraded=")[2])
     assert reasons == ["embedder_timeout"] * 3 + ["embedder_rests"]
     vectors.delay, vectors.status = 0.0, 500
-    eventually("it is asked again", lambda: "embedder_failed" in found(shop, f"tent {time.time()}")[2], 10, 0.3)
+    eventually("it is asked again", lambda: "embedder_failed" in found(shop, f"tent {time.time()}")[2], 20, 0.3)
     vectors.status = 200
     first_is(shop, vectors, "a canvas shelter of mine", "tents.md")
     # Vectors that are too short are refused.
     vectors.size = 3
-    assert "embedder_failed" in found(shop, "tent short")[2]
+    eventually("it is refused", lambda: "embedder_failed" in found(shop, f"short {time.time()}")[2], 20, 0.3)
 
 
 def test_what_fails_keeps_nothing_else_waiting(shop, vectors):

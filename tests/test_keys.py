@@ -64,10 +64,10 @@ def test_a_revoked_key_is_refused_within_seconds(edge, by):
 
 def test_a_key_is_refused_when_it_has_expired(edge):
     made = time.monotonic()
-    key = edge.new_key(expires_seconds=4)
+    key = edge.new_key(expires_seconds=8)
     assert edge.chat(key, HI).status == 200
-    eventually("the key is refused", lambda: edge.chat(key, HI).status == 401, 10)
-    assert time.monotonic() - made >= 3.5
+    eventually("the key is refused", lambda: edge.chat(key, HI).status == 401, 20)
+    assert time.monotonic() - made >= 7.5
     check_refused(edge.chat(key, HI), 401, "invalid_api_key")
 
 
@@ -110,10 +110,10 @@ def test_a_limited_key_passes_its_number_and_is_then_told_when_to_retry(edge):
 def test_after_retry_after_the_next_request_passes(edge):
     key = edge.store.key(rpm=60)
     edge.wait_key(edge.store.key())
-    statuses = [edge.chat(key, HI).status for _ in range(70)]
-    assert statuses.count(200) >= 60 and 429 in statuses
-    refused = edge.chat(key, HI)
-    assert refused.status == 429
+    statuses = [edge.chat(key, HI).status for _ in range(60)]
+    assert statuses.count(200) == 60
+    # One more comes up each second.
+    refused = eventually("it is refused", lambda: (answer := edge.chat(key, HI)).status == 429 and answer, every=0)
     end = time.monotonic() + int(refused.headers["retry-after"])
     eventually("the advised time has passed", lambda: time.monotonic() >= end, 60)
     assert edge.chat(key, HI).status == 200

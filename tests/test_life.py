@@ -53,14 +53,14 @@ def test_the_twelve_checks_before_a_release(up, api, url, tmp_path, request):
     pid = up.pid
     good(api.post("/artifacts/prompt/desk/versions", json={"content": content("Desk two."), "note": "shorter"}), 201)
     good(deploy(api, "desk"), 201)
-    eventually("the edit is served", lambda: served(up, prompt="desk") == "Desk two.", 2)
+    eventually("the edit is served", lambda: served(up, prompt="desk") == "Desk two.")
     assert up.pid == pid
     # 4. Its history is right.
     history = good(api.get("/artifacts/prompt/desk/versions"))["versions"]
     assert [(v["number"], v["note"], v["author"]) for v in history] == [(2, "shorter", "operator"), (1, "", "operator")]
     # 5. It goes back to an earlier version.
     good(api.post("/artifacts/prompt/desk/rollback", json={"environment": "production", "version": 1}), 201)
-    eventually("the old version is served", lambda: served(up, prompt="desk") == "Desk one.", 2)
+    eventually("the old version is served", lambda: served(up, prompt="desk") == "Desk one.")
     # 6. What is used is not deleted.
     refused(api.delete("/artifacts/prompt/desk"), 409, "PROMPT_409", "prompt_in_use", "deployed to `production`")
     # 7, 8. An export has everything, and an import heeds names that are taken.
@@ -117,7 +117,7 @@ def test_a_variable_follows_a_public_setting(up, api):
     good(deploy(api, "support"), 201)
     eventually("it says the setting", lambda: served(up, prompt="support") == "We answer from 9 to 5.")
     good(api.put("/settings/support_hours", json={"value": "from 8 to 4", "public": True}))
-    eventually("it follows the setting", lambda: served(up, prompt="support") == "We answer from 8 to 4.", 2)
+    eventually("it follows the setting", lambda: served(up, prompt="support") == "We answer from 8 to 4.")
     # Who asks may say otherwise; it is a default.
     assert served(up, prompt="support", variables={"hours": "never"}) == "We answer never."
     shown = good(api.post("/render", json={"alias": "support"}))
@@ -139,7 +139,7 @@ def test_a_variable_follows_a_public_setting(up, api):
     refused(deployer.put("/settings/support_hours", json=changed), 403, "SCOPE_403", None, "`production` is protected")
     good(deployer.put("/settings/another", json=changed))
     good(api.put("/settings/support_hours", json=changed))
-    eventually("it follows again", lambda: served(up, prompt="support") == "We answer from 7 to 3.", 2)
+    eventually("it follows again", lambda: served(up, prompt="support") == "We answer from 7 to 3.")
 
 
 def test_what_is_public_may_be_read_by_other_tenants_and_nothing_else(up, api):

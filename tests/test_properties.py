@@ -626,6 +626,7 @@ def seed(request):
     ("all", 1), ("all", 2), ("all", "fresh"), ("defaults", 6), ("defaults", "fresh"), ("references", 1),
     ("references", 2), ("references", "fresh"),
 ], indirect=["seed"])
+@pytest.mark.timeout(300)
 def test_a_history_is_as_the_model_says(edge, focus, seed):
     """Q3, Q4, Q5, Q6, Q9 and Q10."""
     operations, steps = FOCUSES[focus]
@@ -759,6 +760,9 @@ def test_a_migration_is_done_once(edge, seed):
             "keep_going": done.choose.random() < 0.3,
         }
         first = done.api.post("/migrations", json=body)
+        if first.is_success and first.json()["failed"]:
+            # What failed for want of another may come with a second run.
+            done.api.post("/migrations", json=body)
         held = done.seen()
         again = done.api.post("/migrations", json=body)
         changed = [name for name in ["created", "updated", "renamed"] if again.is_success and again.json()[name]]

@@ -280,7 +280,9 @@ def test_a_cached_block_is_looked_through_by_each_routes_rules(folder, mock, sta
     assert block("phones")[:2] == (True, None)
     for _ in range(3):
         # Noted as clean by those that find nothing, with and without the cache, and by nobody else's.
-        assert block("phones") == (True, None, True)
+        # Two, as the cache may begin another period before one of them.
+        phones = block("phones"), block("phones")
+        assert (True, None, True) in phones and {found[:2] for found in phones} == {(True, None)}
         assert block("mails")[:2] == (False, "EMAIL=1")
         assert block("cards")[:2] == (True, None) and block("none")[:2] == (True, None)
     # Rules that change look again.

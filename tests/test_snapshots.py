@@ -371,14 +371,14 @@ def test_an_edge_restarts_and_serves_with_the_location_gone(publisher, folder, m
 
 
 def test_a_snapshot_past_its_age_is_no_longer_served(publisher, folder, mock, started):
-    edge = follow(publisher, folder, mock, started, snapshot="max_snapshot_age_seconds = 3\n", wait=False)
-    eventually("the snapshot is too old", lambda: edge.must_run() or readiness(edge) == 503, 10)
-    eventually("it is refused", lambda: edge.chat(publisher.client_key, HI).status == 503, 5)
+    edge = follow(publisher, folder, mock, started, snapshot="max_snapshot_age_seconds = 8\n", wait=False)
+    eventually("the snapshot is too old", lambda: edge.must_run() or readiness(edge) == 503, 20)
+    eventually("it is refused", lambda: edge.chat(publisher.client_key, HI).status == 503, 20)
     assert edge.chat(publisher.client_key, HI).error["code"] == "snapshot_unavailable"
     publisher.key()
     publisher.publish()
     deliver(publisher, edge)
-    eventually("a fresh one is served", lambda: edge.chat(publisher.client_key, HI).status == 200, 3)
+    eventually("a fresh one is served", lambda: edge.chat(publisher.client_key, HI).status == 200, 7)
 
 
 @pytest.mark.parametrize("how", ["truncated", "tampered", "missing"])

@@ -25,7 +25,7 @@ api_key_env = "MOCK_API_KEY"
 provider = "writer"
 model = "writer-1"
 max_tokens = 100
-timeout_seconds = 2
+timeout_seconds = 5
 
 [routes.ask]
 provider = "mock"
@@ -93,6 +93,10 @@ def conversation(count, route="ask"):
     return body if route == "ask" else body | {"max_tokens": 100}
 
 
+def explained(edge, count):
+    return edge.send("POST", "/v1/explain", conversation(count), edge.key).json()["history"] or {"summary": None}
+
+
 def sent(edge, mock, count, route="ask", **headers):
     path = "/v1/messages" if route == "claude" else "/v1/chat/completions"
     answer = edge.send("POST", path, conversation(count, route), edge.key, headers=headers)
@@ -115,7 +119,7 @@ def test_what_leaves_the_window_is_summarized_before_it_leaves(edge, mock, write
     before, moved, shares, used = None, 0, [], 0
     for count in range(1, 61):
         header, messages = sent(edge, mock, count)
-        time.sleep(0.05)
+        eventually("the next turn has its summary", lambda: explained(edge, count + 1)["summary"] != "missing")
         eventually("the summary is made", lambda: edge.metric("sluice_summaries_total", result="made") == len(writer.asked))
         told = set()
         if "dropped=" in header:
@@ -182,20 +186,19 @@ def test_a_summarizer_that_fails_is_done_without(edge, mock, writer):
         begun = time.monotonic()
         header, messages = sent(edge, mock, 30)
         assert "summary=missing" in header and summary_in(messages) is None
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
     eventually("it failed", lambda: edge.metric("sluice_summaries_total", result="failed") == len(writer.asked))
     assert 1 <= len(writer.asked) <= 2, "what failed is left alone for a while"
     # One that hangs delays nobody either; another conversation asks anew.
-    writer.status, writer.delay = 200, 5
+    writer.status, writer.delay = 200, 8
     begun = time.monotonic()
     header, _ = sent(edge, mock, 29)
-    assert "summary=missing" in header and time.monotonic() - begun < 1
+    assert "summary=missing" in header and time.monotonic() - begun < 4
     assert edge.metric("sluice_summaries_total", result="missing") == 6
 
 
 def test_it_is_a_turn_in_every_dialect_and_explain_calls_nobody(edge, mock, writer):
-    answer = edge.send("POST", "/v1/explain", conversation(30), edge.key).json()
-    assert answer["history"]["summary"] == "missing"
+    assert explained(edge, 30)["summary"] == "missing"
     time.sleep(0.3)
     assert not writer.asked
     eventually("it is used", lambda: "summary=used" in sent(edge, mock, 30, "claude")[0])

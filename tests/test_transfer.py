@@ -134,6 +134,7 @@ def test_what_is_archived_drafted_and_compared_comes_along_with_who_wrote_it(sto
     assert len(bring(other, file, "--tenant", "fourth")["created"]) == len(bundle["artifacts"])
 
 
+@pytest.mark.timeout(300)
 def test_whatever_an_export_holds_comes_in_and_a_second_time_changes_nothing(store, other):
     # Names sort against what they name.
     put(store, "tool", "end", json.dumps({"description": "The last"}))

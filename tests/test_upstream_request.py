@@ -256,9 +256,12 @@ def test_an_answer_says_what_was_done(edge, master):
 
 
 def test_the_second_equal_question_hits_the_recall_cache(edge, master):
-    body = user(f"refunds {uuid.uuid4().hex}", model="knowing")
-    caches = [re.search(r"cache=(\w+)", edge.chat(master, body).headers["x-sluice-context"])[1] for _ in range(2)]
-    assert caches == ["miss", "hit"]
+    def twice():
+        body = user(f"refunds {uuid.uuid4().hex}", model="knowing")
+        return [re.search(r"cache=(\w+)", edge.chat(master, body).headers["x-sluice-context"])[1] for _ in range(2)]
+
+    # Once in five minutes the cache begins another period, and may do so between two questions.
+    assert ["miss", "hit"] in (twice(), twice())
 
 
 def test_an_answer_without_recall_prompt_or_scrubbing_says_nothing_of_them(edge, master):

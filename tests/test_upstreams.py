@@ -34,7 +34,7 @@ SECOND
 breaker_failures = 0
 FRAIL
 breaker_failures = 2
-breaker_open_milliseconds = 700
+breaker_open_milliseconds = 3_000
 NARROW
 max_concurrent_requests = 1
 
@@ -116,20 +116,25 @@ def targets(edge, count, **more):
 
 
 def test_a_session_stays_with_one_target_and_sessions_are_spread(edge):
-    homes = []
-    for session in range(24):
+    # The tenant, which is new in every run, goes into the choice: a quarter of the sessions, by the weights, give or take.
+    homes = collections.Counter()
+    for session in range(200):
         found = targets(edge, 3, sluice={"session": f"s{session}"})
         assert len(found) == 1, found
-        homes += found
-    assert set(homes) == {"first/m", "second/m"}
+        homes.update(found.keys())
+    assert 15 <= homes["second/m"] <= 100, homes
 
 
 def test_without_a_session_both_targets_share_the_load(edge, two):
-    # One request at a time may all go to the target that was quicker; many at once may not.
+    # One request at a time may all go to the target that was quicker; many at once may not, as far as they are at once.
     for mock in two:
-        mock.script(latency_milliseconds=100)
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        found = sum(pool.map(lambda _: targets(edge, 3), range(16)), collections.Counter())
+        mock.script(latency_milliseconds=300)
+    found = collections.Counter()
+    for _ in range(5):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            found += sum(pool.map(lambda _: targets(edge, 3), range(16)), collections.Counter())
+        if min(found["first/m"], found["second/m"]) >= 8:
+            break
     assert min(found["first/m"], found["second/m"]) >= 8, found
 
 
@@ -140,12 +145,12 @@ def test_a_route_has_aliases_and_prefixes(edge, name):
 
 
 def test_a_second_attempt_is_begun_when_the_first_is_slow_and_the_loser_is_ended(edge, two):
-    two[0].script(latency_milliseconds=3000)
+    two[0].script(latency_milliseconds=10_000)
     before, start = two[0].stats(), time.monotonic()
     answer = edge.chat(edge.key, hi("hedged"))
     assert answer.status == 200 and answer.headers["x-sluice-target"] == "second/m"
     assert answer.headers["x-sluice-attempts"] == "2"
-    assert 0.14 < time.monotonic() - start < 1.5
+    assert 0.14 < time.monotonic() - start < 8
     eventually("the slow call is ended", lambda: two[0].stats()["cancelled"] == before["cancelled"] + 1)
     assert edge.metric("sluice_attempts_total", provider="first", outcome="hedge_lost") >= 1
 
@@ -156,7 +161,7 @@ def test_a_breaker_opens_refuses_probes_and_closes(edge, two):
     started = two[0].stats()["started"]
     answer = edge.chat(edge.key, hi("frail"))
     assert (answer.status, answer.error["code"]) == (503, "upstream_unavailable")
-    assert int(answer.headers["retry-after-ms"]) <= 700
+    assert int(answer.headers["retry-after-ms"]) <= 3000
     assert two[0].stats()["started"] == started, "nothing was sent"
     two[0].script(fault="none")
     eventually("a probe closes it", lambda: edge.chat(edge.key, hi("frail")).status == 200, every=0.1)
@@ -164,24 +169,23 @@ def test_a_breaker_opens_refuses_probes_and_closes(edge, two):
 
 
 def test_a_provider_gets_no_more_at_once_than_it_may_have(edge, two):
-    two[0].script(latency_milliseconds=800)
-    statuses = []
-    threads = [
-        threading.Thread(target=lambda: statuses.append(edge.chat(edge.key, hi("narrow")).status)) for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(statuses) == [200, 503, 503]
+    two[0].script(latency_milliseconds=3000)
+    busy = two[0].stats()["in_flight"]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(edge.chat, edge.key, hi("narrow"))
+        eventually("the provider has it", lambda: two[0].stats()["in_flight"] == busy + 1, every=0.01)
+        assert [edge.chat(edge.key, hi("narrow")).status for _ in range(2)] == [503, 503]
+        assert first.result().status == 200
     two[0].script(fault="none")
     assert edge.chat(edge.key, hi("narrow")).status == 200, "the place was given back"
 
 
 def test_comments_keep_a_silent_stream_open(edge, two):
-    two[0].script(first_token_milliseconds=2600, token_milliseconds=1)
+    two[0].script(first_token_milliseconds=4600, token_milliseconds=1)
+    start = time.monotonic()
     answer = edge.chat(edge.key, hi("patient", stream=True))
-    assert answer.status == 200 and answer.body.count(b": keep-alive\n\n") == 2
+    # One for each second, less what each is late.
+    assert answer.status == 200 and 2 <= answer.body.count(b": keep-alive\n\n") <= time.monotonic() - start
     assert answer.streamed_text == "one two three" and answer.events[-1] == "[DONE]"
     two[0].script(fault="status:500", latency_milliseconds=1500)
     answer = edge.chat(edge.key, hi("patient", stream=True))
