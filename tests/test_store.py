@@ -97,15 +97,37 @@ def test_drafts_previews_and_what_is_said_beside_versions(store):
     refused(store.run("prompt", "change", "shop", "--visibility", "all", code=2), "`private` or `public`")
 
 
+def meddle(store, request, change):
+    """Changes the database behind the store's back."""
+    if store.environment:
+        request.getfixturevalue("postgres").sql(change, store.environment["SLUICE_STORE"].rsplit("/", 1)[1])
+    else:
+        with sqlite3.connect(store.folder / "store.db") as database:
+            database.execute(change)
+
+
+def test_deployments_are_told_in_their_order_though_the_clock_was_put_back(store, request):
+    for text in ["one", "two", "three"]:
+        put(store, "prompt", "p", text)
+    for environment in ["staging", "production"]:
+        for version in [2, 1, 3]:
+            store.run("prompt", "deploy", "p", "--version", version, "--environment", environment)
+    meddle(store, request, "UPDATE deployment SET at = at - 86400 * revision WHERE environment = 'production'")
+    told = json.loads(store.run("prompt", "history", "p", "--deployments", "--json").stdout)
+    for environment in ["staging", "production"]:
+        found = [(one["revision"], one["version"]) for one in told if one["environment"] == environment]
+        assert found == [(3, 3), (2, 1), (1, 2)], told
+    assert told[0]["environment"] == "staging", "the newest first"
+    store.run("prompt", "rollback", "p", "--environment", "production")
+    newest = json.loads(store.run("prompt", "history", "p", "--deployments", "--json").stdout)[0]
+    assert (newest["environment"], newest["revision"], newest["version"]) == ("production", 4, 1)
+
+
 def test_a_sealed_credential_cannot_be_moved_to_another_row(store, request):
     for name in ["ours", "theirs"]:
         store.run("secret", "put", name, "--origin", "https://example.com", said=f"sk-of-{name}-0123456789")
     move = "UPDATE secret SET (nonce, ciphertext) = (SELECT nonce, ciphertext FROM secret o WHERE o.name = 'theirs') WHERE name = 'ours'"
-    if store.environment:
-        request.getfixturevalue("postgres").sql(move, store.environment["SLUICE_STORE"].rsplit("/", 1)[1])
-    else:
-        with sqlite3.connect(store.folder / "store.db") as database:
-            database.execute(move)
+    meddle(store, request, move)
     refused(store.run("secret", "rotate", code=2), "`ours` is damaged")
     assert "`ours` is damaged" in store.run("publish").stderr
     store.run("secret", "delete", "ours")

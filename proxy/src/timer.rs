@@ -2,8 +2,8 @@
 //!
 //! A wait that has to go on looks up the bell of its tick and listens to it; what ends in time just leaves. Nothing asks
 //! for the time: a thread counts ticks of at least ten milliseconds and rings. So a timer goes off up to two ticks late (a
-//! second late beyond ten seconds), later by as much as the machine kept its ticks waiting, and never early. (`pingora-timeout` works in this way too; it asks for the time seven times for
-//! each wait, and allocates.)
+//! second late beyond ten seconds), later by as much as the machine kept its ticks waiting, and never early.
+//! (`pingora-timeout` works in this way too; it asks for the time seven times for each wait, and allocates.)
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
